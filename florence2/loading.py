@@ -1,0 +1,201 @@
+"""From weight names in a file to a network in memory, and back.
+
+Two formats are read. *Original*: Microsoft's, and every fine-tune's. *Converted*: transformers' own class
+since 4.56 (``florence-community/Florence-2-*``). The network is made on the meta device and the file's
+tensors are put into it one by one, so that the weights exist once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from timm.models.davit import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from .configuration import Florence2Config
+from .errors import CheckpointError
+from .network import Florence2Network, sinusoid_table, tie_embeddings
+from .weights import Weights, open_weights
+
+# One matrix under four names, in the order in which we look for it.
+TIED = (
+    "language_model.model.shared.weight",
+    "language_model.lm_head.weight",
+    "language_model.model.encoder.embed_tokens.weight",
+    "language_model.model.decoder.embed_tokens.weight",
+)
+LOGITS_BIAS = "language_model.final_logits_bias"
+TEMPORAL = "visual_temporal_embed.pos_idx_to_embed"
+
+
+def load_network(folder: Path, config: Florence2Config, device: torch.device, dtype: torch.dtype) -> Florence2Network:
+    """The network of a checkpoint folder, in evaluation mode, its weights on ``device`` in ``dtype``.
+
+    Raises:
+        CheckpointError: a missing, surplus or misshapen tensor (names and shapes are listed), or a file that
+            cannot be read.
+    """
+    weights = open_weights(folder)
+    with torch.device("meta"):
+        network = Florence2Network(config)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    names = translate(weights.shapes, config)  # file's name -> ours
+    _check_tensors(folder, wanted, {names[name]: shape for name, shape in weights.shapes.items()})
+
+    tied = [name for name in weights.shapes if names[name] in TIED]
+    tied.sort(key=lambda name: TIED.index(names[name]))
+    for name, tensor in weights.tensors([name for name in names if name not in tied]):
+        _put(network, names[name], _oriented(name, tensor), device, dtype)
+        del tensor
+    _put_tied(network, weights, tied, names, device, dtype)
+    if TEMPORAL not in names.values():
+        table = sinusoid_table(*wanted[TEMPORAL])
+        _put(network, TEMPORAL, table, device, dtype)
+    if LOGITS_BIAS not in names.values():
+        _put(network, LOGITS_BIAS, torch.zeros(wanted[LOGITS_BIAS]), device, dtype)
+    left = [name for name, tensor in network.named_parameters() if tensor.is_meta]
+    left += [name for name, tensor in network.named_buffers() if tensor.is_meta]
+    if left:
+        raise CheckpointError(f"{folder}: no weights were found for {', '.join(left)}.")
+    return network.eval().requires_grad_(False)
+
+
+def translate(names: Iterable[str], config: Florence2Config) -> dict[str, str]:
+    """Map the weight names of a file, of either format, to the names of :class:`Florence2Network`.
+
+    Names that neither format knows are mapped to themselves; the check that follows reports them.
+    """
+    original = {name: _to_original(name) for name in names}
+    towers = {name: name for name in original.values() if name.startswith("vision_tower.")}
+    # timm's own converter, run on names instead of tensors: {timm's name: original name}
+    timm_names = {old: new for new, old in checkpoint_filter_fn(towers, None).items()} if towers else {}
+    return {
+        name: f"vision_tower.{timm_names[old]}" if old in timm_names else old
+        for name, old in original.items()
+    }
+
+
+def original_state_dict(network: Florence2Network) -> dict[str, Tensor]:
+    """The network's tensors under the names of the original format, the tied matrix under one of them."""
+    state = network.state_dict()
+    for name in TIED[1:]:
+        state.pop(name, None)
+    names = {ours: old for old, ours in translate(_original_names(network), network.config).items()}
+    return {names.get(name, name): tensor.detach() for name, tensor in state.items()}
+
+
+# transformers' names -> the original ones; first match wins
+_CONVERTED = (
+    (r"^model\.vision_tower\.convs\.(\d+)\.conv\.", r"vision_tower.convs.\1.proj."),
+    (r"^model\.vision_tower\.convs\.(\d+)\.norm\.", r"vision_tower.convs.\1.norm."),
+    (r"^model\.vision_tower\.blocks\.(\d+\.\d+\.\w+_block)\.conv(\d)\.", r"vision_tower.blocks.\1.conv\2.fn.dw."),
+    (
+        r"^model\.vision_tower\.blocks\.(\d+\.\d+)\.(spatial|channel)_block\.norm1\.",
+        lambda m: f"vision_tower.blocks.{m[1]}.{m[2]}_block.{_ATTENTION[m[2]]}.norm.",
+    ),
+    (
+        r"^model\.vision_tower\.blocks\.(\d+\.\d+)\.(spatial|channel)_block\.(?:window|channel)_attn\.",
+        lambda m: f"vision_tower.blocks.{m[1]}.{m[2]}_block.{_ATTENTION[m[2]]}.fn.",
+    ),
+    (r"^model\.vision_tower\.blocks\.(\d+\.\d+\.\w+_block)\.norm2\.", r"vision_tower.blocks.\1.ffn.norm."),
+    (r"^model\.vision_tower\.blocks\.(\d+\.\d+\.\w+_block)\.ffn\.", r"vision_tower.blocks.\1.ffn.fn.net."),
+    (r"^model\.multi_modal_projector\.image_projection\.weight$", "image_projection"),
+    (r"^model\.multi_modal_projector\.image_proj_norm\.", "image_proj_norm."),
+    (r"^model\.multi_modal_projector\.image_position_embed\.", "image_pos_embed."),
+    (r"^model\.multi_modal_projector\.visual_temporal_embed\.", "visual_temporal_embed."),
+    (r"^model\.language_model\.", "language_model.model."),
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^final_logits_bias$", LOGITS_BIAS),
+)
+_ATTENTION = {"spatial": "window_attn", "channel": "channel_attn"}
+_CONVERTED_PROJECTION = "model.multi_modal_projector.image_projection.weight"
+
+
+def _to_original(name: str) -> str:
+    for pattern, replacement in _CONVERTED:
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name, count=1)  # type: ignore[arg-type]
+    return name
+
+
+def _original_names(network: Florence2Network) -> list[str]:
+    """The original format's names of the vision tower, from its architecture."""
+    names = []
+    for stage, depth in enumerate(network.config.vision.depths):
+        conv = f"vision_tower.convs.{stage}"
+        names += [f"{conv}.{part}.{kind}" for part in ("proj", "norm") for kind in ("weight", "bias")]
+        for block in range(depth):
+            for kind, attention in _ATTENTION.items():
+                prefix = f"vision_tower.blocks.{stage}.{block}.{kind}_block"
+                parts = [
+                    "conv1.fn.dw", f"{attention}.norm", f"{attention}.fn.qkv", f"{attention}.fn.proj",
+                    "conv2.fn.dw", "ffn.norm", "ffn.fn.net.fc1", "ffn.fn.net.fc2",
+                ]  # fmt: skip
+                names += [f"{prefix}.{part}.{end}" for part in parts for end in ("weight", "bias")]
+    return names
+
+
+def _oriented(name: str, tensor: Tensor) -> Tensor:
+    """The converted format keeps the projection as a linear layer does, ``[D, C]``; ours is ``[C, D]``."""
+    return tensor.T if name == _CONVERTED_PROJECTION else tensor
+
+
+def _check_tensors(
+    folder: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Compare by our names; the projection of the converted format counts in either orientation."""
+    optional = {*TIED, TEMPORAL, LOGITS_BIAS}
+    lines = [f"missing: {name} {_shape(shape)}" for name, shape in wanted.items() if name not in {*found, *optional}]
+    if not any(name in found for name in TIED):
+        lines.append(f"missing: {TIED[0]} {_shape(wanted[TIED[0]])} (or one of its tied names)")
+    lines += [f"surplus: {name} {_shape(shape)}" for name, shape in found.items() if name not in wanted]
+    for name, shape in found.items():
+        expected = wanted.get(name, shape)
+        if shape != expected and not (name == "image_projection" and shape == expected[::-1]):
+            lines.append(f"misshapen: {name} is {_shape(shape)}, config.json says {_shape(expected)}")
+    if lines:
+        raise CheckpointError(
+            f"The weights in {folder} do not fit its config.json, {len(lines)} tensors differ:\n  "
+            + "\n  ".join(lines)
+        )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return str(list(shape))
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+    """Put a tensor of the file into the network: converted, moved, and free of the file's memory."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    value = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+    else:
+        owner._buffers[leaf] = value
+
+
+def _put_tied(
+    network: Florence2Network,
+    weights: Weights,
+    tied: list[str],
+    names: Mapping[str, str],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    shared = network.language_model.model.shared
+    for name, tensor in weights.tensors(tied[:1]):
+        _put(shared, "weight", tensor, device, dtype)
+        del tensor
+    for name, tensor in weights.tensors(tied[1:]):
+        value = tensor.to(device=device, dtype=dtype)
+        if not torch.equal(value, shared.weight):
+            raise CheckpointError(
+                f"{name} and {tied[0]} are one matrix in Florence-2, but this checkpoint holds two different "
+                "ones. It was not saved by a Florence-2 trainer."
+            )
+        del tensor, value
+    tie_embeddings(network.language_model)

@@ -1,0 +1,88 @@
+"""How a caption is generated: one frozen record that travels whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """Generation settings by transformers' names. ``None`` means: as the checkpoint's own files say.
+
+    ``temperature``, ``top_k``, ``top_p`` and ``seed`` act only while sampling (``do_sample``).
+
+    Raises:
+        ValueError: a value is outside its range; the message names the setting, the value and the range.
+    """
+
+    num_beams: int | None = None  # 1 is greedy (or plain sampling), the published default is 3
+    max_new_tokens: int | None = None  # at most the decoder's positions (1024); that is also the default
+    min_new_tokens: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None  # above 0
+    top_k: int | None = None  # 0 switches it off
+    top_p: float | None = None  # above 0, at most 1
+    repetition_penalty: float | None = None  # above 0; 1 is none
+    length_penalty: float | None = None  # beam search only; exponent of the length
+    no_repeat_ngram_size: int | None = None  # 0 switches the rule off
+    early_stopping: bool | Literal["never"] | None = None  # beam search only
+    seed: int | None = None  # None draws a fresh one for every call
+    output_scores: bool = False  # also answer log-probabilities
+
+    def __post_init__(self) -> None:
+        for name in ("num_beams", "max_new_tokens"):
+            self._require_integer(name, minimum=1)
+        for name in ("min_new_tokens", "top_k", "no_repeat_ngram_size", "seed"):
+            self._require_integer(name, minimum=0)
+        for name in ("temperature", "repetition_penalty"):
+            self._require_number(name, above=0.0)
+        self._require_number("top_p", above=0.0, maximum=1.0)
+        self._require_number("length_penalty")
+        if self.do_sample is not None and not isinstance(self.do_sample, bool):
+            raise ValueError(f"do_sample is {self.do_sample!r}; it takes True or False.")
+        if not (self.early_stopping is None or isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
+            raise ValueError(f"early_stopping is {self.early_stopping!r}; it takes True, False or 'never'.")
+        if (
+            self.min_new_tokens is not None
+            and self.max_new_tokens is not None
+            and self.min_new_tokens > self.max_new_tokens
+        ):
+            raise ValueError(
+                f"min_new_tokens {self.min_new_tokens} is above max_new_tokens {self.max_new_tokens}."
+            )
+
+    def given(self) -> dict[str, Any]:
+        """The settings that override the checkpoint's own, by transformers' names."""
+        own = {"seed", "output_scores"}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in own}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _require_integer(self, name: str, minimum: int) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {minimum}.")
+
+    def _require_number(self, name: str, above: float = -math.inf, maximum: float = math.inf) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not above < value <= maximum:
+            limits = [f"above {above:g}"] if above > -math.inf else []
+            limits += [f"at most {maximum:g}"] if maximum < math.inf else []
+            raise ValueError(f"{name} is {value!r}; it takes a finite number {' and '.join(limits)}".rstrip() + ".")
+
+
+@dataclass(frozen=True)
+class GeneratedSequence:
+    """One answer of the model."""
+
+    token_ids: tuple[int, ...]  # with the leading decoder start token and the final </s>, without padding
+    text: str  # decoded; <s>, </s> and <pad> taken out, location tokens kept, white space as generated
+    truncated: bool  # max_new_tokens was reached: the answer may go on
+    sequence_score: float | None = None  # summed log-probability over length ** length_penalty
+    token_scores: tuple[float, ...] | None = None  # log-probability of each token after the start token
