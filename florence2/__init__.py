@@ -1,1 +1,36 @@
+"""Florence-2: reading both published checkpoint formats, the network, generation.
 
+Importing this room loads nothing heavy; torch, timm and transformers come with :class:`Florence2Model`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .configuration import Florence2Config, is_checkpoint
+from .devices import DTYPES, resolve_device, resolve_dtype
+from .errors import CheckpointError
+from .options import GeneratedSequence, GenerationOptions
+
+if TYPE_CHECKING:
+    from .model import Florence2Model
+
+__all__ = [
+    "DTYPES",
+    "CheckpointError",
+    "Florence2Config",
+    "Florence2Model",
+    "GeneratedSequence",
+    "GenerationOptions",
+    "is_checkpoint",
+    "resolve_device",
+    "resolve_dtype",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Florence2Model":
+        from .model import Florence2Model
+
+        return Florence2Model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -218,10 +218,14 @@ def _vision_config(raw: Mapping[str, Any]) -> VisionConfig:
             raise CheckpointError(f"vision_config.{name} is {raw[name]}; the DaViT built here has {known}.")
     positions = raw.get("image_pos_embed") or {}
     if positions.get("type", "learned_abs_2d") != "learned_abs_2d":
-        raise CheckpointError(f"image_pos_embed is {positions['type']!r}; only 'learned_abs_2d' is built here.")
+        raise CheckpointError(
+            f"image_pos_embed is {positions['type']!r}; only 'learned_abs_2d' is built here."
+        )
     temporal = raw.get("visual_temporal_embedding") or {}
     if temporal.get("type", "COSINE") != "COSINE":
-        raise CheckpointError(f"visual_temporal_embedding is {temporal['type']!r}; only 'COSINE' is built here.")
+        raise CheckpointError(
+            f"visual_temporal_embedding is {temporal['type']!r}; only 'COSINE' is built here."
+        )
     sources = tuple(raw.get("image_feature_source", ("spatial_avg_pool", "temporal_avg_pool")))
     for source in sources:
         if source not in IMAGE_FEATURE_SOURCES:
@@ -250,7 +254,9 @@ def _text_config(raw: Mapping[str, Any]) -> TextConfig:
     if raw.get("tie_word_embeddings") is False:
         raise CheckpointError("text_config says tie_word_embeddings false; Florence-2 has one tied matrix.")
     if raw.get("add_final_layer_norm") or raw.get("normalize_before"):
-        raise CheckpointError("text_config asks for add_final_layer_norm or normalize_before; BART has neither.")
+        raise CheckpointError(
+            "text_config asks for add_final_layer_norm or normalize_before; BART has neither."
+        )
     known = {name: raw[name] for name in TextConfig.__dataclass_fields__ if raw.get(name) is not None}
     missing = [
         name
@@ -285,7 +291,9 @@ def _image_config(folder: Path) -> ImageProcessingConfig:
     if isinstance(size, int):
         size = {"height": size, "width": size}
     if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
-        raise CheckpointError(f"{folder}: the picture settings state no size of height and width, but {size!r}.")
+        raise CheckpointError(
+            f"{folder}: the picture settings state no size of height and width, but {size!r}."
+        )
     known |= {"height": size["height"], "width": size["width"]}
     for name in ("image_mean", "image_std"):
         if raw.get(name) is not None:

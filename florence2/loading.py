@@ -31,7 +31,9 @@ LOGITS_BIAS = "language_model.final_logits_bias"
 TEMPORAL = "visual_temporal_embed.pos_idx_to_embed"
 
 
-def load_network(folder: Path, config: Florence2Config, device: torch.device, dtype: torch.dtype) -> Florence2Network:
+def load_network(
+    folder: Path, config: Florence2Config, device: torch.device, dtype: torch.dtype
+) -> Florence2Network:
     """The network of a checkpoint folder, in evaluation mode, its weights on ``device`` in ``dtype``.
 
     Raises:
@@ -91,7 +93,10 @@ def original_state_dict(network: Florence2Network) -> dict[str, Tensor]:
 _CONVERTED = (
     (r"^model\.vision_tower\.convs\.(\d+)\.conv\.", r"vision_tower.convs.\1.proj."),
     (r"^model\.vision_tower\.convs\.(\d+)\.norm\.", r"vision_tower.convs.\1.norm."),
-    (r"^model\.vision_tower\.blocks\.(\d+\.\d+\.\w+_block)\.conv(\d)\.", r"vision_tower.blocks.\1.conv\2.fn.dw."),
+    (
+        r"^model\.vision_tower\.blocks\.(\d+\.\d+\.\w+_block)\.conv(\d)\.",
+        r"vision_tower.blocks.\1.conv\2.fn.dw.",
+    ),
     (
         r"^model\.vision_tower\.blocks\.(\d+\.\d+)\.(spatial|channel)_block\.norm1\.",
         lambda m: f"vision_tower.blocks.{m[1]}.{m[2]}_block.{_ATTENTION[m[2]]}.norm.",
@@ -148,7 +153,11 @@ def _check_tensors(
 ) -> None:
     """Compare by our names; the projection of the converted format counts in either orientation."""
     optional = {*TIED, TEMPORAL, LOGITS_BIAS}
-    lines = [f"missing: {name} {_shape(shape)}" for name, shape in wanted.items() if name not in {*found, *optional}]
+    lines = [
+        f"missing: {name} {_shape(shape)}"
+        for name, shape in wanted.items()
+        if name not in {*found, *optional}
+    ]
     if not any(name in found for name in TIED):
         lines.append(f"missing: {TIED[0]} {_shape(wanted[TIED[0]])} (or one of its tied names)")
     lines += [f"surplus: {name} {_shape(shape)}" for name, shape in found.items() if name not in wanted]

@@ -89,7 +89,9 @@ class Florence2Network(nn.Module):
         features = torch.cat([pooled[source]() for source in self.config.vision.image_feature_source], dim=1)
         return self.image_proj_norm(features @ self.image_projection)
 
-    def encode(self, image_features: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, image_features: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Run the encoder over image features followed by the prompt.
 
         Args:

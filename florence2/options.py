@@ -42,7 +42,11 @@ class GenerationOptions:
         self._require_number("length_penalty")
         if self.do_sample is not None and not isinstance(self.do_sample, bool):
             raise ValueError(f"do_sample is {self.do_sample!r}; it takes True or False.")
-        if not (self.early_stopping is None or isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
+        if not (
+            self.early_stopping is None
+            or isinstance(self.early_stopping, bool)
+            or self.early_stopping == "never"
+        ):
             raise ValueError(f"early_stopping is {self.early_stopping!r}; it takes True, False or 'never'.")
         if (
             self.min_new_tokens is not None
@@ -74,7 +78,9 @@ class GenerationOptions:
         if not number or not math.isfinite(value) or not above < value <= maximum:
             limits = [f"above {above:g}"] if above > -math.inf else []
             limits += [f"at most {maximum:g}"] if maximum < math.inf else []
-            raise ValueError(f"{name} is {value!r}; it takes a finite number {' and '.join(limits)}".rstrip() + ".")
+            raise ValueError(
+                f"{name} is {value!r}; it takes a finite number {' and '.join(limits)}".rstrip() + "."
+            )
 
 
 @dataclass(frozen=True)

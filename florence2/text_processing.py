@@ -73,7 +73,9 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
         raise CheckpointError(f"The tokenizer in {folder} cannot be read: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in FLORENCE2_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in FLORENCE2_TOKENS]
+    )
     return tokenizer
 
 
@@ -81,12 +83,18 @@ def _bart_tokenizer(folder: Path) -> Tokenizer:
     """BART's byte-level BPE from the older pair of files, ``vocab.json`` and ``merges.txt``."""
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     if not vocab.exists() or not merges.exists():
-        raise CheckpointError(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt.")
+        raise CheckpointError(
+            f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt."
+        )
     tokenizer = Tokenizer(BPE.from_file(str(vocab), str(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    special = [AddedToken(token, normalized=False, special=True) for token in ("<s>", "<pad>", "</s>", "<unk>")]
-    tokenizer.add_special_tokens([*special, AddedToken("<mask>", lstrip=True, normalized=False, special=True)])
+    special = [
+        AddedToken(token, normalized=False, special=True) for token in ("<s>", "<pad>", "</s>", "<unk>")
+    ]
+    tokenizer.add_special_tokens(
+        [*special, AddedToken("<mask>", lstrip=True, normalized=False, special=True)]
+    )
     added = folder / "added_tokens.json"
     if added.exists():
         with open(added, encoding="utf-8") as file:
@@ -106,8 +114,9 @@ def _bart_tokenizer(folder: Path) -> Tokenizer:
 
 def _clean_up(text: str) -> str:
     """transformers' ``clean_up_tokenization``, which checkpoints of some releases switch on."""
-    for piece in (" .", " ?", " !", " ,", " n't", " 'm", " 's", " 've", " 're"):
-        if piece == " n't":
-            text = text.replace(" ' ", "'")
-        text = text.replace(piece, piece[1:])
+    for piece, replacement in (
+        (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
+        (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+    ):  # fmt: skip
+        text = text.replace(piece, replacement)
     return text

@@ -141,7 +141,9 @@ class PyTorchWeights:
         for file in files:
             for name, tensor in self._read(file).items():
                 if not isinstance(tensor, Tensor):
-                    raise CheckpointError(f"{file} holds a {type(tensor).__name__} under {name!r}, not a tensor.")
+                    raise CheckpointError(
+                        f"{file} holds a {type(tensor).__name__} under {name!r}, not a tensor."
+                    )
                 self._state[name] = tensor
                 self.shapes[name] = tuple(tensor.shape)
 
@@ -155,7 +157,9 @@ class PyTorchWeights:
                     raise
                 state = torch.load(file, map_location="cpu", weights_only=True)  # written before torch 1.6
         except Exception as error:  # noqa: BLE001 - pickle, zip and torch errors of every kind
-            raise CheckpointError(f"{file} cannot be read as plain weights ({error}). Fetch it again.") from error
+            raise CheckpointError(
+                f"{file} cannot be read as plain weights ({error}). Fetch it again."
+            ) from error
         if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
             state = state["state_dict"]
         if not isinstance(state, dict):

@@ -1,0 +1,161 @@
+"""One loaded checkpoint: pictures and prompts in, answers out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .configuration import Florence2Config
+from .devices import DTYPES, resolve_device, resolve_dtype
+from .generation import StepCallback, generate
+from .image_processing import preprocess_images
+from .loading import load_network
+from .network import Florence2Network
+from .options import GeneratedSequence, GenerationOptions
+from .text_processing import TextProcessor
+from .weights import content_identity
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Florence2Model:
+    """A Florence-2 checkpoint on one device. Calls from several threads take turns."""
+
+    family = "florence2"
+
+    def __init__(
+        self, folder: Path, config: Florence2Config, network: Florence2Network, text: TextProcessor
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.network = network
+        self.text = text
+        self.identity = content_identity(folder)  # changes when the files of the checkpoint change
+        self._turn = threading.Lock()
+
+    @classmethod
+    def load(cls, folder: Path | str, *, device: str = "auto", dtype: str = "auto") -> Florence2Model:
+        """Load a checkpoint folder of either published format.
+
+        Args:
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+            dtype: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+
+        Raises:
+            CheckpointError: the folder is not a whole Florence-2 checkpoint.
+            ValueError: an unknown or absent device, an unknown dtype.
+        """
+        folder = Path(folder)
+        device = resolve_device(device)
+        dtype = resolve_dtype(dtype, device)
+        config = Florence2Config.from_folder(folder)
+        special = (config.text.bos_token_id, config.text.eos_token_id, config.text.pad_token_id)
+        text = TextProcessor(folder, config.text.vocab_size, special)
+        network = load_network(folder, config, torch.device(device), getattr(torch, DTYPES[dtype]))
+        return cls(folder, config, network, text)
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.image_projection.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.image_projection.dtype
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels that pictures are resized to."""
+        return self.config.image.height, self.config.image.width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, each tied matrix counted once."""
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+        return sum(storage.nbytes() for storage in storages.values())
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the weights."""
+        with self._turn:
+            self.network.to(device)
+
+    def preprocess(self, images: Sequence[Image]) -> Tensor:
+        """RGB pictures of any size to ``pixel_values`` ``[B, 3, H, W]``, float32, on the CPU."""
+        return preprocess_images(images, self.config.image)
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of a prompt, ``<s>`` and ``</s>`` included."""
+        return len(self.text.encode(prompt))
+
+    @torch.inference_mode()
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """``pixel_values`` ``[B, 3, H, W]`` to image features ``[B, 1 + (H/32) x (W/32), d_model]``."""
+        with self._turn:
+            return self.network.encode_images(pixel_values.to(device=self.device, dtype=self.dtype))
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        image_features: Tensor,
+        prompts: Sequence[str],
+        options: GenerationOptions | None = None,
+        on_step: StepCallback | None = None,
+    ) -> list[GeneratedSequence]:
+        """Answer one prompt per row of image features.
+
+        Args:
+            image_features: ``[B, N, d_model]``, as :meth:`encode_images` gives them, on any device.
+            prompts: ``B`` literal prompts.
+            on_step: called before each token with the number of tokens so far; it may raise to cancel.
+
+        Raises:
+            ValueError: a prompt is too long for the encoder, or an option does not fit the checkpoint.
+        """
+        if len(prompts) != image_features.shape[0]:
+            raise ValueError(
+                f"{image_features.shape[0]} rows of image features came with {len(prompts)} prompts."
+            )
+        if not prompts:
+            return []
+        with self._turn:
+            input_ids, attention_mask = self._pad([self._encode(prompt) for prompt in prompts])
+            features = image_features.to(device=self.device, dtype=self.dtype)
+            answers = generate(
+                self.network, features, input_ids, attention_mask, options or GenerationOptions(), on_step
+            )
+        return [
+            GeneratedSequence(
+                answer.token_ids,
+                self.text.decode(answer.token_ids),
+                answer.truncated,
+                answer.sequence_score,
+                answer.token_scores,
+            )
+            for answer in answers
+        ]
+
+    def _encode(self, prompt: str) -> list[int]:
+        ids = self.text.encode(prompt)
+        room = self.config.text.max_position_embeddings - self.config.num_image_tokens
+        if len(ids) > room:
+            raise ValueError(
+                f"The prompt has {len(ids)} tokens; beside the picture there is room for {room}. "
+                f"Shorten it: {prompt[:60]!r}..."
+            )
+        return ids
+
+    def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Pad on the right: ``input_ids`` and ``attention_mask``, both ``[B, L]`` int64."""
+        length = max(map(len, prompts))
+        pad = self.config.text.pad_token_id
+        ids = torch.tensor([[*ids, *[pad] * (length - len(ids))] for ids in prompts], device=self.device)
+        mask = torch.tensor(
+            [[1] * len(ids) + [0] * (length - len(ids)) for ids in prompts], device=self.device
+        )
+        return ids, mask
