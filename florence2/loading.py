@@ -44,20 +44,20 @@ def load_network(
     with torch.device("meta"):
         network = Florence2Network(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    names = translate(weights.shapes, config)  # file's name -> ours
-    _check_tensors(folder, wanted, {names[name]: shape for name, shape in weights.shapes.items()})
+    names = translate(weights.shapes)  # file's name -> ours
+    _check_tensors(folder, config, wanted, {names[name]: shape for name, shape in weights.shapes.items()})
 
-    tied = [name for name in weights.shapes if names[name] in TIED]
-    tied.sort(key=lambda name: TIED.index(names[name]))
-    for name, tensor in weights.tensors([name for name in names if name not in tied]):
-        _put(network, names[name], _oriented(name, tensor), device, dtype)
-        del tensor
-    _put_tied(network, weights, tied, names, device, dtype)
+    tied = sorted((name for name in names if names[name] in TIED), key=lambda name: TIED.index(names[name]))
+    for name in [*(name for name in names if name not in tied), *tied[:1]]:
+        tensor = _read(weights, name, device, dtype)
+        _put(network, TIED[0] if name in tied else names[name], _oriented(name, tensor))
+    for name in tied[1:]:
+        _check_tied(network, weights, name, tied[0])
+    tie_embeddings(network.language_model)
     if TEMPORAL not in names.values():
-        table = sinusoid_table(*wanted[TEMPORAL])
-        _put(network, TEMPORAL, table, device, dtype)
+        _put(network, TEMPORAL, sinusoid_table(*wanted[TEMPORAL]).to(device, dtype))
     if LOGITS_BIAS not in names.values():
-        _put(network, LOGITS_BIAS, torch.zeros(wanted[LOGITS_BIAS]), device, dtype)
+        _put(network, LOGITS_BIAS, torch.zeros(wanted[LOGITS_BIAS], device=device, dtype=dtype))
     left = [name for name, tensor in network.named_parameters() if tensor.is_meta]
     left += [name for name, tensor in network.named_buffers() if tensor.is_meta]
     if left:
@@ -65,7 +65,7 @@ def load_network(
     return network.eval().requires_grad_(False)
 
 
-def translate(names: Iterable[str], config: Florence2Config) -> dict[str, str]:
+def translate(names: Iterable[str]) -> dict[str, str]:
     """Map the weight names of a file, of either format, to the names of :class:`Florence2Network`.
 
     Names that neither format knows are mapped to themselves; the check that follows reports them.
@@ -85,7 +85,7 @@ def original_state_dict(network: Florence2Network) -> dict[str, Tensor]:
     state = network.state_dict()
     for name in TIED[1:]:
         state.pop(name, None)
-    names = {ours: old for old, ours in translate(_original_names(network), network.config).items()}
+    names = _original_names(network.config)
     return {names.get(name, name): tensor.detach() for name, tensor in state.items()}
 
 
@@ -126,10 +126,10 @@ def _to_original(name: str) -> str:
     return name
 
 
-def _original_names(network: Florence2Network) -> list[str]:
-    """The original format's names of the vision tower, from its architecture."""
+def _original_names(config: Florence2Config) -> dict[str, str]:
+    """Our names of the vision tower's tensors, to those of the original format."""
     names = []
-    for stage, depth in enumerate(network.config.vision.depths):
+    for stage, depth in enumerate(config.vision.depths):
         conv = f"vision_tower.convs.{stage}"
         names += [f"{conv}.{part}.{kind}" for part in ("proj", "norm") for kind in ("weight", "bias")]
         for block in range(depth):
@@ -140,31 +140,37 @@ def _original_names(network: Florence2Network) -> list[str]:
                     "conv2.fn.dw", "ffn.norm", "ffn.fn.net.fc1", "ffn.fn.net.fc2",
                 ]  # fmt: skip
                 names += [f"{prefix}.{part}.{end}" for part in parts for end in ("weight", "bias")]
-    return names
+    return {ours: old for old, ours in translate(names).items()}
 
 
 def _oriented(name: str, tensor: Tensor) -> Tensor:
     """The converted format keeps the projection as a linear layer does, ``[D, C]``; ours is ``[C, D]``."""
-    return tensor.T if name == _CONVERTED_PROJECTION else tensor
+    return tensor.T.contiguous() if name == _CONVERTED_PROJECTION else tensor
 
 
 def _check_tensors(
-    folder: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+    folder: Path,
+    config: Florence2Config,
+    wanted: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Compare by our names; the projection of the converted format counts in either orientation."""
+    """Compare shapes by our names, and report by the original format's."""
+    published = _original_names(config)
     optional = {*TIED, TEMPORAL, LOGITS_BIAS}
     lines = [
-        f"missing: {name} {_shape(shape)}"
+        f"missing: {published.get(name, name)} {list(shape)}"
         for name, shape in wanted.items()
-        if name not in {*found, *optional}
+        if name not in found and name not in optional
     ]
     if not any(name in found for name in TIED):
-        lines.append(f"missing: {TIED[0]} {_shape(wanted[TIED[0]])} (or one of its tied names)")
-    lines += [f"surplus: {name} {_shape(shape)}" for name, shape in found.items() if name not in wanted]
+        lines.append(f"missing: {TIED[0]} {list(wanted[TIED[0]])} (or one of its tied names)")
+    lines += [f"surplus: {name} {list(shape)}" for name, shape in found.items() if name not in wanted]
     for name, shape in found.items():
         expected = wanted.get(name, shape)
         if shape != expected and not (name == "image_projection" and shape == expected[::-1]):
-            lines.append(f"misshapen: {name} is {_shape(shape)}, config.json says {_shape(expected)}")
+            lines.append(
+                f"misshapen: {published.get(name, name)} is {list(shape)}, config.json says {list(expected)}"
+            )
     if lines:
         raise CheckpointError(
             f"The weights in {folder} do not fit its config.json, {len(lines)} tensors differ:\n  "
@@ -172,39 +178,30 @@ def _check_tensors(
         )
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return str(list(shape))
+def _read(weights: Weights, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One tensor of the file, converted and moved piece by piece, with memory of its own."""
+    tensor = torch.empty(weights.shapes[name], device=device, dtype=dtype)
+    for rows, piece in weights.pieces(name):
+        tensor[rows] = piece
+        del piece
+    return tensor
 
 
-def _put(module: nn.Module, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> None:
-    """Put a tensor of the file into the network: converted, moved, and free of the file's memory."""
+def _put(network: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(path)
-    value = tensor.to(device=device, dtype=dtype, copy=True).contiguous()
+    owner = network.get_submodule(path)
     if leaf in owner._parameters:
-        owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
     else:
-        owner._buffers[leaf] = value
+        owner._buffers[leaf] = tensor
 
 
-def _put_tied(
-    network: Florence2Network,
-    weights: Weights,
-    tied: list[str],
-    names: Mapping[str, str],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> None:
-    shared = network.language_model.model.shared
-    for name, tensor in weights.tensors(tied[:1]):
-        _put(shared, "weight", tensor, device, dtype)
-        del tensor
-    for name, tensor in weights.tensors(tied[1:]):
-        value = tensor.to(device=device, dtype=dtype)
-        if not torch.equal(value, shared.weight):
+def _check_tied(network: Florence2Network, weights: Weights, name: str, first: str) -> None:
+    shared = network.language_model.model.shared.weight
+    for rows, piece in weights.pieces(name):
+        if not torch.equal(piece.to(shared), shared[rows]):
             raise CheckpointError(
-                f"{name} and {tied[0]} are one matrix in Florence-2, but this checkpoint holds two different "
+                f"{name} and {first} are one matrix in Florence-2, but this checkpoint holds two different "
                 "ones. It was not saved by a Florence-2 trainer."
             )
-        del tensor, value
-    tie_embeddings(network.language_model)
+        del piece

@@ -11,7 +11,7 @@ import math
 
 import torch
 from einops import rearrange, repeat
-from timm.models.davit import DaVit
+from timm.models.davit import ChannelAttentionV2, DaVit
 from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
@@ -140,9 +140,13 @@ def build_vision_tower(config: VisionConfig) -> DaVit:
         named_blocks=True,
     )
     tower.head = nn.Identity()  # Florence-2 drops the head and its norm
-    for stage, groups in zip(tower.stages, config.num_groups, strict=True):
-        for block in stage.blocks:
-            block.channel_block.attn.num_heads = groups  # timm takes one number for both attentions
+    # timm takes one number for the heads of both attentions
+    for stage, dim, heads, groups in zip(
+        tower.stages, config.dim_embed, config.num_heads, config.num_groups, strict=True
+    ):
+        if groups != heads:
+            for block in stage.blocks:
+                block.channel_block.attn = ChannelAttentionV2(dim, groups, qkv_bias=config.qkv_bias)
     return tower
 
 

@@ -38,7 +38,7 @@ class TextProcessor:
             removed_ids: the tokens that are taken out of decoded text (``<s>``, ``</s>``, ``<pad>``).
 
         Raises:
-            CheckpointError: there is no tokenizer, it cannot be read, or it knows more tokens than the network.
+            CheckpointError: no tokenizer, one that cannot be read, or one with more tokens than the network.
         """
         self.tokenizer = _read_tokenizer(folder)
         self._removed = frozenset(removed_ids)
@@ -69,7 +69,7 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path)) if path.exists() else _bart_tokenizer(folder)
     except CheckpointError:
         raise
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exceptions
+    except Exception as error:
         raise CheckpointError(f"The tokenizer in {folder} cannot be read: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -106,8 +106,8 @@ def _bart_tokenizer(folder: Path) -> Tokenizer:
                     f"{added} puts {token!r} at {expected}, the vocabulary at {tokenizer.token_to_id(token)}."
                 )
     begin, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
-    tokenizer.post_processor = processors.RobertaProcessing(  # type: ignore[assignment]
-        sep=("</s>", end), cls=("<s>", begin), trim_offsets=True, add_prefix_space=False
+    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single="<s> $A </s>", special_tokens=[("<s>", begin), ("</s>", end)]
     )
     return tokenizer
 

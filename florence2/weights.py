@@ -1,4 +1,4 @@
-"""Reading weight files: one safetensors, several with an index, or a PyTorch ``.bin`` (never unpickled freely).
+"""Reading weight files: one safetensors, several with an index, or a PyTorch ``.bin`` (as plain data).
 
 Every reader lists what it holds before it reads, and hands out one tensor at a time, so that loading a
 checkpoint never keeps a second copy of it in memory.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import safetensors
 import torch
@@ -24,9 +23,9 @@ from .errors import CheckpointError
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PYTORCH, PYTORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
-# A safetensors file stays mapped while a handle is open, and what was read of it counts as resident.
-# Reopening it every so many bytes keeps that share small.
-_MAPPED_BYTES = 32 * 2**20
+# What was read of a mapped file counts as resident until the file is closed. Reading that many bytes at a
+# time, and reopening in between, keeps loading close to the size of the weights themselves.
+_PIECE = 16 * 2**20
 
 
 class Weights(Protocol):
@@ -34,8 +33,11 @@ class Weights(Protocol):
 
     shapes: dict[str, tuple[int, ...]]
 
-    def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield each named tensor, on the CPU, in the file's dtype. Drop it before taking the next one."""
+    def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        """Yield one tensor in consecutive pieces along its first axis, on the CPU, in the file's dtype.
+
+        Drop a piece before taking the next one.
+        """
         ...
 
 
@@ -86,86 +88,77 @@ def open_weights(folder: Path) -> Weights:
     return PyTorchWeights(files)
 
 
-@dataclass(frozen=True)
-class _Place:
-    file: Path
-    nbytes: int
-
-
 class SafetensorsWeights:
     """One or more safetensors files."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._places: dict[str, _Place] = {}
+        self._files: dict[str, Path] = {}
+        self._handle: Any = None
+        self._open_file: Path | None = None
+        self._read = 0  # bytes since the file was opened
         for file in files:
             try:
                 with safetensors.safe_open(file, framework="pt") as handle:
-                    names = list(handle.keys())
-                    for name in names:
-                        shape = tuple(handle.get_slice(name).get_shape())
-                        self.shapes[name] = shape
-                        self._places[name] = _Place(file, math.prod(shape) * 4)
+                    for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
+                        self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+                        self._files[name] = file
             except (safetensors.SafetensorError, OSError) as error:
                 raise CheckpointError(
                     f"{file} is not a whole safetensors file ({error}). Fetch it again."
                 ) from error
 
-    def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        for file, group in self._groups(names):
-            with safetensors.safe_open(file, framework="pt") as handle:
-                for name in group:
-                    yield name, handle.get_tensor(name)
+    def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        shape = self.shapes[name]
+        row_bytes = math.prod(shape[1:]) * 4  # of the widest dtype
+        step = max(1, _PIECE // max(1, row_bytes))
+        for start in range(0, shape[0], step):
+            rows = slice(start, min(start + step, shape[0]))
+            self._read += (rows.stop - start) * row_bytes
+            if self._files[name] != self._open_file or self._read > _PIECE:
+                self.close()
+                self._open_file = self._files[name]
+                self._handle = safetensors.safe_open(self._open_file, framework="pt")
+                self._read = (rows.stop - start) * row_bytes
+            yield rows, self._handle.get_slice(name)[rows]
 
-    def _groups(self, names: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
-        group: list[str] = []
-        nbytes, file = 0, None
-        for name in sorted(names, key=lambda name: str(self._places[name].file)):
-            place = self._places[name]
-            if group and file is not None and (place.file != file or nbytes + place.nbytes > _MAPPED_BYTES):
-                yield file, group
-                group, nbytes = [], 0
-            file = place.file
-            group.append(name)
-            nbytes += place.nbytes
-        if group and file is not None:
-            yield file, group
+    def close(self) -> None:
+        self._handle = self._open_file = None
 
 
 class PyTorchWeights:
     """One or more ``.bin`` files, read with ``weights_only=True``: tensors, no code."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.shapes: dict[str, tuple[int, ...]] = {}
         self._state: dict[str, Tensor] = {}
         for file in files:
-            for name, tensor in self._read(file).items():
+            for name, tensor in _read_pickle(file).items():
                 if not isinstance(tensor, Tensor):
-                    raise CheckpointError(
-                        f"{file} holds a {type(tensor).__name__} under {name!r}, not a tensor."
-                    )
+                    kind = type(tensor).__name__
+                    raise CheckpointError(f"{file} holds a {kind} under {name!r}, not a tensor.")
                 self._state[name] = tensor
-                self.shapes[name] = tuple(tensor.shape)
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items()}
 
-    @staticmethod
-    def _read(file: Path) -> dict[str, Tensor]:
+    def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        tensor = self._state.pop(name)
+        yield slice(0, tensor.shape[0]), tensor
+
+
+def _read_pickle(file: Path) -> dict[str, Any]:
+    try:
         try:
-            try:
-                state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError as error:
-                if "mmap" not in str(error):
-                    raise
-                state = torch.load(file, map_location="cpu", weights_only=True)  # written before torch 1.6
-        except Exception as error:  # noqa: BLE001 - pickle, zip and torch errors of every kind
-            raise CheckpointError(
-                f"{file} cannot be read as plain weights ({error}). Fetch it again."
-            ) from error
-        if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-            state = state["state_dict"]
-        if not isinstance(state, dict):
-            raise CheckpointError(f"{file} holds a {type(state).__name__}, not a table of tensors.")
-        return state
-
-    def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        for name in names:
-            yield name, self._state.pop(name)
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            state = torch.load(file, map_location="cpu", weights_only=True)  # written before torch 1.6
+    except Exception as error:  # pickle, zip and torch raise errors of every kind
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{file} cannot be read as plain weights ({reason}). Fetch it again."
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{file} holds a {type(state).__name__}, not a table of tensors.")
+    return state
