@@ -1,0 +1,80 @@
+"""The shared model manager: known checkpoints, their files on disk, and models that are loaded once.
+
+Importing this package loads nothing; torch, transformers and huggingface_hub come at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .catalogue import CatalogueError, CheckpointEntry, catalogue, find_entry, user_catalogue_path
+from .errors import DamagedCheckpointError, DownloadError, ModelFilesError, ModelNotFoundError, Problem
+
+if TYPE_CHECKING:
+    from .download import DownloadProgress
+    from .families import LoadedModel
+    from .files import checkpoint_problems, ensure_checkpoint, find_checkpoint, verify_checkpoint
+    from .folders import (
+        download_folder,
+        local_checkpoints,
+        register_folder,
+        search_folders,
+        unregister_folder,
+    )
+    from .manager import LoadedInfo, ModelManager, shared_manager
+    from .placement import DirectPlacement, Placement
+
+_LAZY = {
+    "DownloadProgress": "download",
+    "LoadedModel": "families",
+    "checkpoint_problems": "files",
+    "ensure_checkpoint": "files",
+    "find_checkpoint": "files",
+    "verify_checkpoint": "files",
+    "download_folder": "folders",
+    "local_checkpoints": "folders",
+    "register_folder": "folders",
+    "search_folders": "folders",
+    "unregister_folder": "folders",
+    "LoadedInfo": "manager",
+    "ModelManager": "manager",
+    "shared_manager": "manager",
+    "DirectPlacement": "placement",
+    "Placement": "placement",
+}
+
+__all__ = [
+    "CatalogueError",
+    "CheckpointEntry",
+    "DamagedCheckpointError",
+    "DirectPlacement",
+    "DownloadError",
+    "DownloadProgress",
+    "LoadedInfo",
+    "LoadedModel",
+    "ModelFilesError",
+    "ModelManager",
+    "ModelNotFoundError",
+    "Placement",
+    "Problem",
+    "catalogue",
+    "checkpoint_problems",
+    "download_folder",
+    "ensure_checkpoint",
+    "find_checkpoint",
+    "find_entry",
+    "local_checkpoints",
+    "register_folder",
+    "search_folders",
+    "shared_manager",
+    "unregister_folder",
+    "user_catalogue_path",
+    "verify_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)

@@ -1,0 +1,237 @@
+"""Whether a checkpoint folder is whole, told from the folder alone: no network, no torch.
+
+What florence2 reads is what is checked here: ``config.json``, the picture settings, a tokenizer, and the
+weights, safetensors before ``.bin`` and one file before shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+import zipfile
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .errors import Problem
+
+# In the order of preference. The second of each pair lists the shards.
+WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+_TEXT_FILES = re.compile(
+    r"config\.json|generation_config\.json|preprocessor_config\.json|processor_config\.json"
+    r"|tokenizer[\w.-]*\.json|vocab\.json|merges\.txt|added_tokens\.json|special_tokens_map\.json"
+)
+_SHARD = re.compile(r"[\w.-]+\.(safetensors|bin)")
+
+USUAL_FILES = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "model.safetensors (or pytorch_model.bin)",
+)  # fmt: skip
+
+
+def is_text_file(name: str) -> bool:
+    """Whether ``name`` is one of the small files that a checkpoint is read with."""
+    return _TEXT_FILES.fullmatch(name) is not None
+
+
+def choose_weights(names: Collection[str]) -> str | None:
+    """Which of ``names`` the weights are read from: one file, or an index of shards; None without weights."""
+    for single, index in WEIGHTS:
+        for name in (single, index):
+            if name in names:
+                return name
+    return None
+
+
+def shards_of(index: Path) -> list[str]:
+    """The weight files that an index names.
+
+    Raises:
+        ValueError: it is not an index, or names files outside its folder.
+    """
+    raw = json.loads(index.read_text(encoding="utf-8"))
+    weight_map: Any = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError("it has no weight_map")
+    shards = sorted(set(weight_map.values()), key=str)
+    for shard in shards:
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+            raise ValueError(f"it names {shard!r}, which is no weight file beside it")
+    return shards
+
+
+def checkpoint_files(folder: Path) -> list[str]:
+    """The names of those files in ``folder`` that belong to the checkpoint, whether or not they are whole."""
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    files = {name for name in names if is_text_file(name)}
+    chosen = choose_weights(names)
+    if chosen is not None:
+        files.add(chosen)
+        if chosen.endswith(".index.json"):
+            with suppress(OSError, ValueError):  # folder_problems reports it
+                files.update(set(shards_of(folder / chosen)) & names)
+    return sorted(files)
+
+
+def folder_problems(folder: Path) -> list[Problem]:
+    """What is missing, cut off or unfinished in a checkpoint folder. An empty list: it can be loaded.
+
+    Files are not hashed: this finds what a stopped copy or download leaves behind, not a flipped bit.
+    """
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        return [Problem("config.json", "missing", f"the folder cannot be read ({error.strerror})")]
+    problems = []
+    if "config.json" not in names:
+        problems.append(Problem("config.json", "missing", "missing"))
+    if not {"preprocessor_config.json", "processor_config.json"} & names:
+        problems.append(Problem("preprocessor_config.json", "missing", "missing"))
+    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+        problems.append(Problem("tokenizer.json", "missing", "missing"))
+    problems += _weight_problems(folder, names)
+    problems += _present(folder, (name for name in sorted(names) if is_text_file(name)))
+    return problems + _unfinished(folder)
+
+
+def _weight_problems(folder: Path, names: set[str]) -> list[Problem]:
+    chosen = choose_weights(names)
+    if chosen is None:
+        return [Problem("model.safetensors", "missing", "missing, and so is pytorch_model.bin")]
+    if not chosen.endswith(".index.json"):
+        return _present(folder, [chosen])
+    if problem := file_problem(folder / chosen):
+        return [problem]
+    try:
+        shards = shards_of(folder / chosen)
+    except (OSError, ValueError) as error:
+        return [Problem(chosen, "damaged", f"not an index of weight files: {error}")]
+    missing = [
+        Problem(name, "missing", f"missing, though {chosen} names it") for name in shards if name not in names
+    ]
+    return missing + _present(folder, (name for name in shards if name in names))
+
+
+def _present(folder: Path, names: Iterable[str]) -> list[Problem]:
+    return [problem for name in names if (problem := file_problem(folder / name))]
+
+
+def _unfinished(folder: Path) -> list[Problem]:
+    """What huggingface_hub leaves behind when a download into a plain folder is stopped."""
+    remains = sorted((folder / ".cache" / "huggingface" / "download").glob("*.incomplete"))
+    remains += sorted(folder.glob("*.incomplete"))
+    return [
+        Problem(
+            str(path.relative_to(folder)), "unfinished",
+            "a download into this folder was stopped; delete this file if you know that all others are there",
+        )
+        for path in remains
+    ]  # fmt: skip
+
+
+def file_problem(path: Path) -> Problem | None:
+    """What is wrong with one file, from its size and its structure; None if nothing shows."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return Problem(path.name, "missing", f"cannot be read ({error.strerror})")
+    detail = _structure(path, status.st_size, status.st_mtime_ns)
+    return None if detail is None else Problem(path.name, "damaged", detail)
+
+
+@lru_cache(maxsize=512)  # size and time are part of the key, so that a change is seen
+def _structure(path: Path, size: int, mtime_ns: int) -> str | None:
+    if size == 0:
+        return "empty"
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if start.startswith(b"version https://git-lfs"):
+            return "only a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"
+        if path.suffix == ".safetensors":
+            return _safetensors_structure(path, size)
+        if path.suffix == ".bin":
+            return _bin_structure(path, start)
+        if path.suffix == ".json":
+            return _json_structure(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    return None
+
+
+def _safetensors_structure(path: Path, size: int) -> str | None:
+    # https://github.com/huggingface/safetensors#format: 8 bytes header length, header, data without gaps
+    header = safetensors_header(path)
+    if header is None:
+        return "cut off or not a safetensors file: its header cannot be read"
+    length, tensors = header
+    end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    expected = 8 + length + end
+    if size != expected:
+        return f"has {size:,} bytes where its header says {expected:,}"
+    return None
+
+
+def safetensors_header(path: Path) -> tuple[int, dict[str, Any]] | None:
+    """The header's length in bytes, and dtype, shape and data_offsets by tensor; None if it is damaged."""
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= 100_000_000:
+            return None
+        raw = file.read(length)
+    try:
+        tensors = json.loads(raw)
+        tensors.pop("__metadata__", None)
+        for entry in tensors.values():
+            begin, end = entry["data_offsets"]
+            if not 0 <= begin <= end:
+                return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return length, tensors
+
+
+def _bin_structure(path: Path, start: bytes) -> str | None:
+    if start.startswith(b"\x80"):
+        return None  # torch's format before 1.6: a bare pickle, which has nothing to count by
+    try:
+        with zipfile.ZipFile(path) as archive:
+            start_of_directory = archive.start_dir
+            for item in archive.infolist():
+                if item.header_offset + item.compress_size > start_of_directory:
+                    return f"damaged: its record {item.filename} reaches beyond its end"
+    except zipfile.BadZipFile as error:
+        return f"cut off or not a PyTorch file ({error})"
+    return None
+
+
+def _json_structure(path: Path) -> str | None:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError as error:
+        return f"not whole JSON ({error})"
+    return None
+
+
+def file_digest(path: Path, kind: str) -> str:
+    """``sha256:HEX`` or ``git:HEX`` of a file, ``git`` being the name that Git gives to the contents.
+
+    Args:
+        kind: ``sha256`` or ``git``, the two that the Hub states (large files and all others).
+    """
+    if kind == "sha256":
+        digest = hashlib.sha256()
+    else:
+        digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return f"{kind}:{digest.hexdigest()}"

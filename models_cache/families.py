@@ -1,0 +1,110 @@
+"""Which room loads which family of checkpoints. One line per family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from ..florence2 import GeneratedSequence, GenerationOptions
+
+
+class LoadedModel(Protocol):
+    """The face of a loaded checkpoint, the same in every family; ``florence2.Florence2Model`` is one.
+
+    ``identity`` changes when the files of the checkpoint change.
+    """
+
+    folder: Path
+    identity: str
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels that pictures are resized to."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, a tied matrix counted once."""
+        ...
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the weights."""
+        ...
+
+    def preprocess(self, images: Sequence[Image]) -> torch.Tensor:
+        """RGB pictures of any size to ``pixel_values`` ``[B, 3, H, W]``, float32, on the CPU."""
+        ...
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of a prompt, those at its ends included."""
+        ...
+
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """``pixel_values`` ``[B, 3, H, W]`` to image features ``[B, N, D]``."""
+        ...
+
+    def generate(
+        self,
+        image_features: torch.Tensor,
+        prompts: Sequence[str],
+        options: GenerationOptions | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> list[GeneratedSequence]:
+        """Answer one prompt per row of image features ``[B, N, D]``."""
+        ...
+
+
+Loader = Callable[[Path, str, str], LoadedModel]
+
+
+def _florence2(folder: Path, device: str, dtype: str) -> LoadedModel:
+    from ..florence2 import Florence2Model
+
+    return Florence2Model.load(folder, device=device, dtype=dtype)
+
+
+FAMILIES: dict[str, Loader] = {
+    "florence2": _florence2,
+}
+
+
+def family_of(folder: Path) -> str:
+    """The ``model_type`` that ``folder/config.json`` states.
+
+    Raises:
+        ValueError: the file cannot be read or states a family that is not known here.
+    """
+    path = folder / "config.json"
+    try:
+        family = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if family not in FAMILIES:
+        raise ValueError(f"{path} states model_type {family!r}; known are {', '.join(FAMILIES)}.")
+    return family
+
+
+def load_family(folder: Path, device: str, dtype: str) -> LoadedModel:
+    """Load a checkpoint with the room of its family.
+
+    Args:
+        folder: a whole checkpoint folder.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        dtype: ``fp32``, ``fp16`` or ``bf16``.
+
+    Raises:
+        ValueError: unknown family, or the family's own error about the checkpoint.
+    """
+    return FAMILIES[family_of(folder)](folder, device, dtype)

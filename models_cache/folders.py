@@ -1,0 +1,204 @@
+"""Where checkpoints are looked for, in which order, and which place a download goes to."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .catalogue import HUB_ID, CheckpointEntry, catalogue, find_entry
+from .errors import ModelNotFoundError
+from .records import STATE_FOLDER, read_record, snapshot_hub_id
+
+_lock = threading.Lock()
+_registered: dict[Path, bool] = {}  # folder -> whether downloads may go there; in the order of registration
+
+
+def register_folder(path: str | os.PathLike[str], *, download: bool = False) -> None:
+    """Have checkpoints also looked for in ``path/NAME``, before every other place.
+
+    Args:
+        path: a folder of checkpoint folders; it need not exist yet.
+        download: let downloads go to this folder (the first registered so) rather than to the Hugging Face
+            cache.
+    """
+    with _lock:
+        _registered[_absolute(path)] = download
+
+
+def unregister_folder(path: str | os.PathLike[str]) -> None:
+    """Undo :func:`register_folder`; a folder that is not registered is left alone."""
+    with _lock:
+        _registered.pop(_absolute(path), None)
+
+
+def search_folders() -> list[Path]:
+    """The plain folders that are searched, in order: the host's, then those of ``$PROMPTGEN_MODELS``.
+
+    The Hugging Face cache comes after them.
+    """
+    with _lock:
+        folders = list(_registered)
+    for part in os.environ.get("PROMPTGEN_MODELS", "").split(os.pathsep):
+        if part.strip():
+            folders.append(_absolute(part.strip()))
+    return list(dict.fromkeys(folders))
+
+
+def download_folder() -> Path | None:
+    """The plain folder that downloads go to; None for the Hugging Face cache."""
+    with _lock:
+        return next((folder for folder, download in _registered.items() if download), None)
+
+
+def local_checkpoints() -> dict[str, Path]:
+    """The checkpoint folders that lie in the plain folders, by name. Whether they are whole is not checked.
+
+    Looks one level deep (two for ``ORG/NAME``), reads nothing but the names.
+    """
+    found: dict[str, Path] = {}
+    for folder in search_folders():
+        for child in _children(folder):
+            if (child / "config.json").is_file():
+                found.setdefault(child.name, child)
+            else:
+                for grandchild in _children(child):
+                    if (grandchild / "config.json").is_file():
+                        found.setdefault(f"{child.name}/{grandchild.name}", grandchild)
+    return found
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a model's name stands for.
+
+    ``names`` are what its folder may be called; ``folder`` is set where the place is fixed and nothing is
+    searched.
+    """
+
+    model: str
+    names: tuple[str, ...]
+    hub_id: str | None
+    entry: CheckpointEntry | None = None
+    folder: Path | None = None
+
+
+def resolve(model: str | os.PathLike[str]) -> Reference:
+    """What ``model`` stands for: a catalogue name, an existing folder, a Hub id, or a name in a plain folder.
+
+    They are tried in this order, so ``demo`` is always the embedded one; write ``./demo`` for a folder.
+
+    Raises:
+        ModelNotFoundError: none of them; the message lists what is known.
+        CatalogueError: the user's catalogue cannot be understood.
+    """
+    text = os.fspath(model)
+    if not text.strip():
+        raise ModelNotFoundError("The model's name is empty. " + _known(text), model=text)
+    entry = find_entry(text) if isinstance(model, str) else None
+    if entry is not None and entry.name.casefold() == text.strip().casefold():
+        return _of_entry(text, entry)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _of_folder(text, path.absolute())
+    if entry is not None:
+        return _of_entry(text, entry)
+    if _looks_like_path(text):
+        raise ModelNotFoundError(f"There is no folder {path}. " + _known(text), model=text)
+    if HUB_ID.fullmatch(text.strip()):
+        hub_id = text.strip()
+        return Reference(text, (hub_id.rpartition("/")[2],), hub_id)
+    named = local_checkpoints().get(text.strip())
+    if named is not None:
+        return _of_folder(text, named)
+    raise ModelNotFoundError(f"No model {text!r} is known. " + _known(text), model=text)
+
+
+def candidates(reference: Reference, cache: Path) -> Iterator[Path]:
+    """The existing folders that may hold the checkpoint, best first. None of them need be whole."""
+    if reference.folder is not None:
+        if reference.folder.is_dir():
+            yield reference.folder
+        return
+    for parent in search_folders():
+        for name in reference.names:
+            folder = parent / name
+            if folder.is_dir():
+                yield folder
+        if reference.hub_id is not None:
+            for nested in (reference.hub_id.replace("/", "--"), reference.hub_id):
+                folder = parent / nested
+                if folder.is_dir() and nested not in reference.names:
+                    yield folder
+    if reference.hub_id is not None:
+        yield from _snapshots(cache, reference.hub_id)
+
+
+def cached_repository(cache: Path, hub_id: str) -> Path:
+    """The folder of a repository in a Hugging Face cache."""
+    return cache / f"models--{hub_id.replace('/', '--')}"
+
+
+def _snapshots(cache: Path, hub_id: str) -> Iterator[Path]:
+    """The snapshot of the main branch, then the others, newest first."""
+    repository = cached_repository(cache, hub_id)
+    try:
+        main = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        main = ""
+    snapshots = _children(repository / "snapshots")
+    snapshots.sort(key=lambda folder: (folder.name == main, folder.stat().st_mtime_ns), reverse=True)
+    yield from snapshots
+
+
+def _of_entry(text: str, entry: CheckpointEntry) -> Reference:
+    names = [entry.name]
+    if entry.hub_id is not None:
+        names.append(entry.hub_id.rpartition("/")[2])
+    return Reference(text, tuple(dict.fromkeys(names)), entry.hub_id, entry, entry.folder)
+
+
+def _of_folder(text: str, folder: Path) -> Reference:
+    """A folder, and the Hub id it came from where its record, its place or its name tells."""
+    record = read_record(folder)
+    hub_id = record.hub_id if record is not None else snapshot_hub_id(folder)
+    entry = find_entry(hub_id or folder.name)
+    if hub_id is None and entry is not None:
+        hub_id = entry.hub_id
+    if hub_id is None and "--" in folder.name:
+        named = folder.name.replace("--", "/", 1)
+        hub_id = named if HUB_ID.fullmatch(named) else None
+    return Reference(text, (folder.name,), hub_id, entry, folder)
+
+
+def _looks_like_path(text: str) -> bool:
+    if text.startswith((".", "~", "/", "\\")) or re.match(r"[A-Za-z]:[\\/]", text):
+        return True
+    return "\\" in text or text.count("/") > 1
+
+
+def _known(text: str) -> str:
+    names = list(catalogue())
+    local = [name for name in local_checkpoints() if name not in names]
+    folders = [str(folder) for folder in search_folders()]
+    near = difflib.get_close_matches(text, names + local, n=1, cutoff=0.6)
+    lines = [f"Did you mean {near[0]}? " if near else "", "Known names: ", ", ".join(names + local), ". "]
+    lines.append("A Hub id (ORG/NAME) or the path of a checkpoint folder will do as well.")
+    if folders:
+        lines.append(f" Searched: {', '.join(folders)}.")
+    return "".join(lines)
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir() and child.name != STATE_FOLDER)
+    except OSError:
+        return []
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(path).expanduser().absolute()

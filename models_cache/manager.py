@@ -1,0 +1,424 @@
+"""Models in memory: loaded once, shared by everyone who asks, let go when they are idle or in the way."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import EllipsisType
+from typing import TypeVar
+
+from .families import LoadedModel, Loader, load_family
+from .files import ensure_checkpoint
+from .folders import resolve
+from .memory import estimate_bytes, fingerprint, return_memory
+from .placement import DirectPlacement, Placement
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["LoadedInfo", "LoadedModel", "ModelManager", "shared_manager"]
+
+
+@dataclass(frozen=True)
+class LoadedInfo:
+    """One loaded model: ``nbytes`` of weights, ``in_use`` by so many, unused for ``idle_seconds``."""
+
+    name: str
+    device: str
+    dtype: str
+    nbytes: int
+    in_use: int
+    idle_seconds: float
+    folder: Path
+
+
+@dataclass(frozen=True)
+class _Key:
+    folder: Path
+    fingerprint: str
+    device: str
+    dtype: str
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A model that is loaded or being loaded. All fields are guarded by the manager's lock."""
+
+    key: _Key
+    name: str
+    nbytes: int  # an estimate until it is loaded
+    users: int = 0
+    last_used: int = 0  # a running number, larger is later
+    idle_since: float = 0.0
+    unwanted: bool = False  # to be unloaded as soon as nobody uses it
+    model: LoadedModel | None = None
+    error: BaseException | None = None
+    ready: threading.Event = field(default_factory=threading.Event)
+
+    def held(self) -> LoadedModel:
+        """The model of a slot that is loaded."""
+        if self.model is None:
+            raise RuntimeError(f"{self.name} is used though it is not loaded.")
+        return self.model
+
+    def is_called(self, names: set[str]) -> bool:
+        """Whether it has one of these names, which are casefolded, or lies in a folder of that path."""
+        return self.name.casefold() in names or str(self.key.folder).casefold() in names
+
+    def info(self, now: float) -> LoadedInfo:
+        return LoadedInfo(
+            self.name,
+            self.key.device,
+            self.key.dtype,
+            self.nbytes,
+            self.users,
+            0.0 if self.users else now - self.idle_since,
+            self.key.folder,
+        )
+
+
+class ModelManager:
+    """Loads each (checkpoint, device, dtype) once and shares it. Safe to use from any number of threads.
+
+    Args:
+        budget_bytes: keep at most so many bytes of weights, of all devices together, by unloading what was
+            not used for longest. A model in use is never unloaded, so the budget may be exceeded while models
+            are in use; a model larger than the budget is unloaded after every use. None: no bound.
+        idle_seconds: unload a model that nobody has used for so long. None: never.
+        placement: a host's say in where models live.
+        loader: reads a folder to a device in a dtype; the family in ``config.json`` decides if not given.
+        find: from a model's name to its folder; :func:`ensure_checkpoint` if not given.
+    """
+
+    def __init__(
+        self,
+        budget_bytes: int | None = None,
+        idle_seconds: float | None = 300.0,
+        placement: Placement | None = None,
+        *,
+        loader: Loader | None = None,
+        find: Callable[[str], Path] | None = None,
+    ) -> None:
+        self._budget_bytes = _checked("budget_bytes", budget_bytes)
+        self._idle_seconds = _checked("idle_seconds", idle_seconds)
+        self._placement: Placement = placement if placement is not None else DirectPlacement()
+        self._loader = loader if loader is not None else load_family
+        self._find = find if find is not None else ensure_checkpoint
+        self._slots: dict[_Key, _Slot] = {}
+        self._condition = threading.Condition(threading.RLock())
+        self._placing = threading.RLock()
+        self._ticks = itertools.count(1)
+        self._timer: threading.Thread | None = None
+        self._closed = False
+
+    @contextmanager
+    def acquire(self, model: str, *, device: str = "auto", dtype: str = "auto") -> Iterator[LoadedModel]:
+        """Hold ``model`` in memory for the length of a ``with`` block; yields the family's model object.
+
+        The first to ask loads it (and downloads it, if need be), others that ask meanwhile wait for the same
+        load. Keep no reference to the model beyond the block.
+
+        Args:
+            model: catalogue name, Hub id or folder.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+            dtype: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+
+        Raises:
+            ModelFilesError: the files are not to be had.
+            ValueError: an unknown device, dtype or family, or a checkpoint that does not fit its config.
+            RuntimeError: the manager is closed.
+        """
+        slot = self._enter(model, device, dtype)
+        entered = False
+        try:
+            with self._placing:
+                self._placement.entering(slot.held(), slot.key.device)
+            entered = True
+            yield slot.held()
+        finally:
+            self._leave(slot, entered)
+
+    def unload(self, model: str | None = None) -> int:
+        """Let go of a model in all its devices and dtypes, or of every model.
+
+        What is in use is let go as soon as it is free. A model that is not loaded is no error.
+
+        Returns:
+            The number of bytes of weights let go at once.
+
+        Raises:
+            ModelNotFoundError: the name stands for nothing.
+        """
+        names = None if model is None else _names(model)
+        with self._condition:
+            slots = [slot for slot in self._slots.values() if names is None or slot.is_called(names)]
+            for slot in slots:
+                slot.unwanted = True
+            free = self._take(slots)
+        return self._let_go(free)
+
+    def loaded(self) -> list[LoadedInfo]:
+        """What is in memory, most lately used first. Models that are just being loaded are left out."""
+        now = time.monotonic()
+        with self._condition:
+            slots = [slot for slot in self._slots.values() if slot.model is not None]
+            slots.sort(key=lambda slot: slot.last_used, reverse=True)
+            return [slot.info(now) for slot in slots]
+
+    def configure(
+        self,
+        *,
+        budget_bytes: int | EllipsisType | None = ...,
+        idle_seconds: float | EllipsisType | None = ...,
+        placement: Placement | EllipsisType = ...,
+    ) -> None:
+        """Change settings of a manager that is at work; what is not given stays as it is.
+
+        Raises:
+            ValueError: a negative number.
+            RuntimeError: another placement while models are loaded; unload them first.
+        """
+        with self._condition:
+            if not isinstance(placement, EllipsisType):
+                if self._slots:
+                    raise RuntimeError("The placement can only be changed while no model is loaded.")
+                self._placement = placement
+            if not isinstance(budget_bytes, EllipsisType):
+                self._budget_bytes = _checked("budget_bytes", budget_bytes)
+            if not isinstance(idle_seconds, EllipsisType):
+                self._idle_seconds = _checked("idle_seconds", idle_seconds)
+                self._condition.notify_all()
+            if self._slots:
+                self._start_timer()
+            removed = self._take_for(0)
+        self._let_go(removed)
+
+    def close(self) -> None:
+        """Unload everything and refuse further use. What is in use is let go as soon as it is free."""
+        self._closed = True
+        self.unload()
+
+    # ---- entering and leaving
+
+    def _enter(self, model: str, device: str, dtype: str) -> _Slot:
+        """A slot whose model is loaded, with the caller counted among its users."""
+        self._refuse_if_closed()
+        device, dtype = self._placement.resolve(device, dtype)
+        folder = self._find(model)
+        key = _Key(folder.resolve(), fingerprint(folder), device, dtype)
+        name, estimate = _name(model, key.folder), estimate_bytes(key.folder, dtype)
+        while True:
+            slot, mine, removed = self._join(key, name, estimate)
+            try:
+                if mine:
+                    self._load(slot, removed)
+                else:
+                    slot.ready.wait()
+                if slot.error is None:
+                    return slot
+                raise slot.error
+            except BaseException as error:
+                self._leave(slot, entered=False)
+                if mine or isinstance(error, Exception) or error is not slot.error:
+                    raise
+                # Somebody else's load was interrupted (Ctrl-C in their thread): load it ourselves.
+
+    def _join(self, key: _Key, name: str, estimate: int) -> tuple[_Slot, bool, list[_Slot]]:
+        """The slot of ``key`` with one user more, whether the caller is to load it, what must go for it."""
+        with self._condition:
+            self._refuse_if_closed()
+            removed: list[_Slot] = []
+            slot = self._slots.get(key)
+            mine = slot is None
+            if slot is None:
+                removed += self._take_outdated(key)
+                removed += self._take_for(estimate)
+                slot = self._slots[key] = _Slot(key, name, estimate)
+            slot.users += 1
+            slot.last_used = next(self._ticks)
+            return slot, mine, removed
+
+    def _load(self, slot: _Slot, removed: list[_Slot]) -> None:
+        """Load the model of a new slot; on failure take the slot away and leave the error in it."""
+        started = time.monotonic()
+        try:
+            self._let_go(removed)
+            where = self._placement.load_device(slot.key.device)
+            model = self._loader(slot.key.folder, where, slot.key.dtype)
+            nbytes = model.nbytes
+        except BaseException as error:  # noqa: BLE001 - it is raised again, here and in all that wait
+            _forget_frames(error)
+            with self._condition:
+                self._slots.pop(slot.key, None)
+            slot.error = error
+            slot.ready.set()
+            return_memory()
+            return
+        with self._condition:
+            slot.model, slot.nbytes = model, nbytes
+            removed = self._take_for(0)
+            self._start_timer()
+        slot.ready.set()
+        del model  # a local variable here would outlive an unload from elsewhere
+        self._let_go(removed)
+        logger.info(
+            "Loaded %s on %s in %s: %.0f MB in %.1f s",
+            slot.name, slot.key.device, slot.key.dtype, nbytes / 1e6, time.monotonic() - started,
+        )  # fmt: skip
+
+    def _leave(self, slot: _Slot, entered: bool) -> None:
+        try:
+            if entered:
+                with self._placing:
+                    self._placement.leaving(slot.held(), slot.key.device)
+        finally:
+            with self._condition:
+                slot.users -= 1
+                slot.last_used = next(self._ticks)
+                slot.idle_since = time.monotonic()
+                removed = self._take([slot]) if slot.unwanted or self._closed else []
+                removed += self._take_for(0)
+                self._condition.notify_all()
+            self._let_go(removed)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("This ModelManager is closed. Make a new one, or use shared_manager().")
+
+    # ---- letting go: slots are taken out with the lock held, and their models let go without it, so that a
+    # host's placement may call the manager
+
+    def _take(self, slots: list[_Slot]) -> list[_Slot]:
+        """Take out of the table those of ``slots`` that nobody uses."""
+        free = [slot for slot in slots if not slot.users and self._slots.get(slot.key) is slot]
+        for slot in free:
+            del self._slots[slot.key]
+        return free
+
+    def _take_outdated(self, key: _Key) -> list[_Slot]:
+        """Take out what was loaded from the same folder before its files changed."""
+        outdated = [
+            slot
+            for slot in self._slots.values()
+            if slot.key.folder == key.folder and slot.key.fingerprint != key.fingerprint
+        ]
+        for slot in outdated:
+            slot.unwanted = True
+        return self._take(outdated)
+
+    def _take_for(self, needed: int) -> list[_Slot]:
+        """Take out what was not used for longest, until ``needed`` more bytes fit the budget."""
+        removed: list[_Slot] = []
+        if self._budget_bytes is None:
+            return removed
+        while (held := sum(slot.nbytes for slot in self._slots.values())) + needed > self._budget_bytes:
+            idle = [slot for slot in self._slots.values() if not slot.users]
+            if not idle:
+                if needed:
+                    logger.warning(
+                        "%.0f MB are needed and %.0f MB are in use: the budget of %.0f MB is exceeded until "
+                        "something is free again.",
+                        needed / 1e6, held / 1e6, self._budget_bytes / 1e6,
+                    )  # fmt: skip
+                break
+            removed += self._take([min(idle, key=lambda slot: slot.last_used)])
+        return removed
+
+    def _let_go(self, slots: list[_Slot]) -> int:
+        """Drop the models of slots that were taken out; returns the bytes of their weights."""
+        freed = 0
+        for slot in slots:
+            try:
+                with self._placing:
+                    self._placement.unloading(slot.held())
+            finally:
+                slot.model = None
+            freed += slot.nbytes
+            logger.info("Unloaded %s from %s: %.0f MB", slot.name, slot.key.device, slot.nbytes / 1e6)
+        if slots:
+            return_memory()
+        return freed
+
+    # ---- idle models
+
+    def _start_timer(self) -> None:
+        if self._idle_seconds is not None and self._timer is None:
+            self._timer = threading.Thread(target=self._watch, name="promptgen-idle-models", daemon=True)
+            self._timer.start()
+
+    def _watch(self) -> None:
+        """Unload models that were idle for too long; ends when nothing is loaded."""
+        while True:
+            with self._condition:
+                if not self._slots or self._idle_seconds is None:
+                    self._timer = None
+                    return
+                now = time.monotonic()
+                idle = [slot for slot in self._slots.values() if not slot.users]
+                expired = self._take([slot for slot in idle if now - slot.idle_since >= self._idle_seconds])
+                if not expired:
+                    due = min((slot.idle_since for slot in idle), default=None)
+                    del idle  # nothing may be kept alive while waiting
+                    self._condition.wait(None if due is None else due + self._idle_seconds - now)
+                    continue
+                del idle
+            self._let_go(expired)
+            del expired
+
+
+_shared_lock = threading.Lock()
+_shared: ModelManager | None = None
+
+
+def shared_manager() -> ModelManager:
+    """The manager that the whole process shares: every node, request and run."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = ModelManager()
+        return _shared
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _checked(name: str, value: _Number | None) -> _Number | None:
+    if value is not None and value < 0:
+        raise ValueError(f"{name} is {value}; it must be None or at least 0.")
+    return value
+
+
+def _name(model: str, folder: Path) -> str:
+    entry = resolve(model).entry
+    return entry.name if entry is not None else folder.name
+
+
+def _names(model: str) -> set[str]:
+    """What the slots of ``model`` may be called, casefolded."""
+    reference = resolve(model)
+    names = set(reference.names)
+    if reference.entry is not None:
+        names.add(reference.entry.name)
+    if reference.folder is not None:
+        names = {str(reference.folder.resolve())}
+    return {name.casefold() for name in names}
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Clear the local variables that an error's traceback keeps alive: they hold half a model."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if current.__traceback__ is not None:
+            traceback.clear_frames(current.__traceback__)
+        pending += [current.__cause__, current.__context__]
