@@ -42,7 +42,6 @@ class StepError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parse(sys.argv[1:] if arguments is None else list(arguments))
-    os.chdir(ROOT)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -163,14 +162,13 @@ def _failed_checks(python: str) -> list[str]:
     return failed
 
 
-def mirror_package(name: str) -> Path:
-    """A folder that holds a copy of the sources as ``promptgen/``, and nothing else.
+def mirror_package(folder: Path) -> Path:
+    """Make ``folder`` hold a copy of the sources as ``promptgen/``, and nothing else.
 
     The root folder is the package, but a clone may have any name (``promptgen-tagger`` is not even an
     identifier), and tools that find a package by its folder's name need one that fits. A copy works on every
     system, links do not. The times of the files are kept, so that the tools' caches hold.
     """
-    folder = ROOT / ".mypy_cache" / name
     if folder.exists():
         shutil.rmtree(folder)
     target = folder / "promptgen"
@@ -193,14 +191,14 @@ def _all_but_sources(folder: str, names: list[str]) -> list[str]:
 
 
 def _check_types(python: str) -> int:
-    mirror = mirror_package("types")
+    mirror = mirror_package(ROOT / ".mypy_cache" / "types")
     configuration = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
     package = _run_in_mirror([python, "-m", "mypy", *configuration, "-p", "promptgen"], mirror)
     return run([python, "-m", "mypy", *configuration, *SCRIPTS]) or package
 
 
 def _check_arrows(python: str) -> int:
-    mirror = mirror_package("arrows")
+    mirror = mirror_package(ROOT / ".import_linter_cache" / "arrows")
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     cache = str(ROOT / ".import_linter_cache")
     command = [
@@ -352,7 +350,9 @@ def _fingerprint(*more: str) -> str:
 
 def _works(python: str, code: str = "") -> bool:
     try:
-        done = subprocess.run([python, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        done = subprocess.run(
+            [python, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
     except OSError:
         return False
     return done.returncode == 0
@@ -374,8 +374,8 @@ def say(message: str) -> None:
 
 
 def run(command: Sequence[str]) -> int:
-    """Run ``command`` with our own input and output; its exit status."""
-    return subprocess.run(command).returncode
+    """Run ``command`` in the repository with our own input and output; its exit status."""
+    return subprocess.run(command, cwd=ROOT).returncode
 
 
 def checked(command: Sequence[str], advice: str) -> None:
@@ -395,7 +395,7 @@ def output_of(command: Sequence[str]) -> str:
     Raises:
         StepError: it failed.
     """
-    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8")
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8")
     if done.returncode != 0:
         raise StepError(f"'{' '.join(command)}' failed with exit status {done.returncode}.")
     return done.stdout

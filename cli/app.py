@@ -1,0 +1,47 @@
+"""The ``promptgen`` command with its subcommands. Building it loads nothing but typer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from .caption import caption
+from .instructions import instructions
+from .models import models_app
+
+DESCRIPTION = """Captions, tags and analyses of images with Florence-2 PromptGen.
+
+Try it without a download: [bold]promptgen caption PICTURE --model demo[/bold]. The demo model is tiny and
+[bold]knows drawn shapes only[/bold] (coloured figures on a plain ground); of a photograph it says nonsense.
+With the default model, the first run downloads about 0.5 GB to 1 GB.
+"""
+
+app = typer.Typer(
+    name="promptgen",
+    help=DESCRIPTION,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(caption)
+app.command()(instructions)
+app.add_typer(models_app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"promptgen {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass

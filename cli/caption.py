@@ -1,0 +1,376 @@
+"""``promptgen caption``: images in, answers out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from .choices import Dtype, EarlyStopping, Format, Underscores
+from .completion import complete_instruction, complete_model
+from .image_arguments import expand_images
+from .option_values import parse_colour, split_commas
+from .output_file import OutputFile
+from .progress import progress_over
+from .records import records_of
+from .reporting import FAILED, UsageError, configure_logging, reported_errors, say, say_error
+from .streams import is_terminal
+from .writers import JsonLinesWriter, JsonWriter, TableWriter, TextWriter, Writer
+
+if TYPE_CHECKING:
+    from ..captioning import Captioner, CaptionOptions
+
+DEFAULT_MODEL = "Florence-2-base-PromptGen-v2.0"
+DEFAULT_INSTRUCTION = "GENERATE_TAGS"
+
+_ASK = "What is asked"
+_GENERATION = "Generation (default: the checkpoint's own settings)"
+_TAGS = "Tags"
+_DEVICE = "Model and device"
+_OUTPUT = "Output"
+
+
+def caption(
+    image: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files, patterns such as 'photos/**/*.jpg', or - for paths on standard input.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME|HUB_ID|FOLDER",
+            help="Checkpoint by catalogue name (see 'promptgen models list'), Hub id or folder. "
+            "'demo' is built in and knows drawn shapes only.",
+            autocompletion=complete_model,
+            rich_help_panel=_DEVICE,
+        ),
+    ] = DEFAULT_MODEL,
+    instruction: Annotated[
+        list[str],
+        typer.Option(
+            "--instruction",
+            "-i",
+            metavar="A,B,...",
+            help="What to ask, several separated by commas or by giving the option again "
+            "(see 'promptgen instructions').",
+            autocompletion=complete_instruction,
+            rich_help_panel=_ASK,
+        ),
+    ] = [DEFAULT_INSTRUCTION],  # noqa: B006 - typer copies it
+    text_input: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text or region that some instructions need, such as the phrase to locate.",
+            rich_help_panel=_ASK,
+        ),
+    ] = None,
+    num_beams: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Beams of the beam search; 1 is greedy.", rich_help_panel=_GENERATION),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Longest answer, in tokens.", rich_help_panel=_GENERATION)
+    ] = None,
+    min_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Shortest answer, in tokens.", rich_help_panel=_GENERATION)
+    ] = None,
+    do_sample: Annotated[
+        bool | None,
+        typer.Option(
+            "--do-sample/--no-do-sample", help="Draw tokens at random.", rich_help_panel=_GENERATION
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="With --do-sample: above 1 wilder, below 1 tamer.", rich_help_panel=_GENERATION
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="With --do-sample: only the K likeliest tokens.", rich_help_panel=_GENERATION
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="With --do-sample: only the likeliest tokens that sum to P.",
+            rich_help_panel=_GENERATION,
+        ),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Above 1 discourages tokens already used.", rich_help_panel=_GENERATION
+        ),
+    ] = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="With beams: above 0 prefers longer answers.", rich_help_panel=_GENERATION
+        ),
+    ] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="No run of N tokens twice; 0 is off.", rich_help_panel=_GENERATION),
+    ] = None,
+    early_stopping: Annotated[
+        EarlyStopping | None,
+        typer.Option(
+            metavar="WHEN", help="When beam search stops: true, false or never.", rich_help_panel=_GENERATION
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="With --do-sample: repeat the same draws.", rich_help_panel=_GENERATION
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to run.", rich_help_panel=_DEVICE)
+    ] = "auto",
+    dtype: Annotated[
+        Dtype, typer.Option(help="Number format; auto is fp32 on a CPU, else fp16.", rich_help_panel=_DEVICE)
+    ] = Dtype.AUTO,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Images at a time; the default depends on the device.",
+            rich_help_panel=_DEVICE,
+        ),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never touch the network.", rich_help_panel=_DEVICE)
+    ] = False,
+    background: Annotated[
+        str,
+        typer.Option(
+            metavar="COLOUR",
+            help="Colour behind transparent pixels: a name, #RRGGBB or R,G,B.",
+            rich_help_panel=_ASK,
+        ),
+    ] = "white",
+    prefix: Annotated[str, typer.Option(help="Put before every answer.", rich_help_panel=_TAGS)] = "",
+    suffix: Annotated[str, typer.Option(help="Put after every answer.", rich_help_panel=_TAGS)] = "",
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TAG,...", help="Tags to leave out.", rich_help_panel=_TAGS, show_default=False),
+    ] = None,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD:NEW;...",
+            help="Whole tags or whole words to replace; an empty NEW takes them out.",
+            rich_help_panel=_TAGS,
+            show_default=False,
+        ),
+    ] = None,
+    underscores: Annotated[
+        Underscores,
+        typer.Option(
+            metavar="HOW",
+            help="keep, spaces ('long hair') or underscores ('long_hair'); ^_^ stays.",
+            rich_help_panel=_TAGS,
+        ),
+    ] = Underscores.KEEP,
+    escape_parentheses: Annotated[
+        bool | None,
+        typer.Option(
+            "--escape-parentheses/--bare-parentheses",
+            help="Write \\( \\) or ( ); the default keeps what the model wrote.",
+            rich_help_panel=_TAGS,
+        ),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            help="Form of the results. Default: text, or what the name of --output says.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write to FILE, in UTF-8, not to the screen.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Let --output replace a file that exists.", rich_help_panel=_OUTPUT),
+    ] = False,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null",
+            "-0",
+            help="Paths on standard input end with NUL (find -print0).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="No progress and no closing line; errors stay.", rich_help_panel=_OUTPUT
+        ),
+    ] = False,
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose", "-v", count=True, help="Log what is done; -vv logs more.", rich_help_panel=_OUTPUT
+        ),
+    ] = 0,
+) -> None:
+    """Caption images: ask one or several questions of each.
+
+    Results go to standard output, progress and errors to standard error. An image that cannot be read does
+    not stop the others. Exit status: 0 all done, 1 something failed, 2 wrong usage, 130 stopped with Ctrl-C.
+    """
+    configure_logging(verbose)
+    with reported_errors(verbose):
+        instructions = _find_instructions(instruction)
+        paths = expand_images(image, getattr(sys.stdin, "buffer", None), null_separated=null)
+        options = _make_options(
+            generation={
+                "num_beams": num_beams,
+                "max_new_tokens": max_new_tokens,
+                "min_new_tokens": min_new_tokens,
+                "do_sample": do_sample,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "repetition_penalty": repetition_penalty,
+                "length_penalty": length_penalty,
+                "no_repeat_ngram_size": no_repeat_ngram_size,
+                "early_stopping": early_stopping
+                and {"true": True, "false": False}.get(early_stopping, "never"),
+                "seed": seed,
+            },
+            tags={
+                "prefix": prefix,
+                "suffix": suffix,
+                "exclude": split_commas(exclude or ()),
+                "replace": replace or (),
+                "underscores": underscores.value,
+                "escape_parentheses": escape_parentheses,
+            },
+            text_input=text_input,
+            background=parse_colour(background),
+        )
+        with ExitStack() as stack:
+            stream = stack.enter_context(OutputFile(output, overwrite=overwrite)) if output else sys.stdout
+            form = format or _form_for(output)
+            writer = _make_writer(form, stream, alone=len(paths) * len(instructions) == 1)
+            stack.callback(writer.close)
+            captioner = _make_captioner(model, device, dtype.value, batch_size, offline=offline, quiet=quiet)
+            failed = _caption_all(captioner, paths, instructions, options, writer, quiet=quiet)
+        if failed:
+            if len(paths) > 1 and not quiet:
+                say(f"{len(paths) - failed} of {len(paths)} images captioned, {failed} failed.")
+            raise typer.Exit(FAILED)
+
+
+def _caption_all(
+    captioner: Captioner,
+    paths: Sequence[str],
+    instructions: Sequence[str],
+    options: CaptionOptions,
+    writer: Writer,
+    *,
+    quiet: bool,
+) -> int:
+    """Write every result as soon as it is there. Returns how many images failed."""
+    failed = 0
+    with progress_over(len(paths), quiet=quiet) as progress:
+        for result in captioner.stream(paths, instructions, options):
+            with progress.aside():
+                writer.write(records_of(result, captioner.model))
+                if result.error is not None:
+                    failed += 1
+                    say_error(f"{result.image}: {result.error}")
+            progress.advance()
+    return failed
+
+
+def _find_instructions(values: Sequence[str]) -> list[str]:
+    """The canonical names of the instructions, each once, in the order given."""
+    from ..captioning.instructions import find_instruction
+
+    names = [find_instruction(value).name for value in split_commas(values)]
+    if not names:
+        raise UsageError("--instruction is empty. Name at least one; 'promptgen instructions' lists them.")
+    return list(dict.fromkeys(names))
+
+
+def _make_options(
+    *,
+    generation: dict[str, Any],
+    tags: dict[str, Any],
+    text_input: str | None,
+    background: tuple[int, int, int],
+) -> CaptionOptions:
+    from ..captioning import CaptionOptions, TagOptions
+    from ..florence2 import GenerationOptions
+
+    try:
+        return CaptionOptions(
+            generation=GenerationOptions(**generation),
+            tags=TagOptions(**tags),
+            text_input=text_input,
+            background=background,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _make_captioner(
+    model: str, device: str, dtype: str, batch_size: int | None, *, offline: bool, quiet: bool
+) -> Captioner:
+    from ..captioning import Captioner
+    from ..florence2 import resolve_device, resolve_dtype
+    from ..models_cache import ensure_checkpoint
+
+    watched = is_terminal(sys.stderr) and not quiet
+    ensure_checkpoint(model, offline=offline, progress=watched)
+    if watched:
+        say(f"Loading {model}")
+    try:
+        device = resolve_device(device)
+        dtype = resolve_dtype(dtype, device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return Captioner(model, device=device, dtype=dtype, batch_size=batch_size)
+
+
+def _form_for(output: Path | None) -> Format:
+    """The form that the name of the output file asks for; text without one."""
+    forms = {".json": Format.JSON, ".jsonl": Format.JSONL, ".ndjson": Format.JSONL}
+    return forms.get(output.suffix.lower(), Format.TEXT) if output else Format.TEXT
+
+
+def _make_writer(form: Format, stream: TextIO, *, alone: bool) -> Writer:
+    if form is Format.JSON:
+        return JsonWriter(stream)
+    if form is Format.JSONL:
+        return JsonLinesWriter(stream)
+    if form is Format.TABLE or (not alone and is_terminal(stream)):
+        return TableWriter(stream)
+    return TextWriter(stream, headings=not alone)

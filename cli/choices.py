@@ -1,0 +1,46 @@
+"""Options that take one of a few words."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Format(str, Enum):
+    """Forms of captions. ``table`` is what ``text`` becomes in a terminal when there are several answers."""
+
+    TEXT = "text"
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+class ListFormat(str, Enum):
+    """Forms of the lists of models and instructions."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class EarlyStopping(str, Enum):
+    """When beam search stops; transformers' three values."""
+
+    TRUE = "true"
+    FALSE = "false"
+    NEVER = "never"
+
+
+class Underscores(str, Enum):
+    """What becomes of underscores and spaces in tags."""
+
+    KEEP = "keep"
+    SPACES = "spaces"
+    UNDERSCORES = "underscores"
+
+
+class Dtype(str, Enum):
+    """Number formats of the weights."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
