@@ -145,7 +145,7 @@ def find_entry(model: str) -> CheckpointEntry | None:
 
 
 def user_catalogue_path() -> Path:
-    """Where the user's own entries are: ``$PROMPTGEN_CATALOGUE``, or a file in the platform's config folder."""
+    """Where the user's own entries are: ``$PROMPTGEN_CATALOGUE``, or a file in the usual config folder."""
     if named := os.environ.get("PROMPTGEN_CATALOGUE"):
         return Path(named).expanduser()
     if sys.platform == "win32":

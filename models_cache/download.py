@@ -18,7 +18,7 @@ from typing import Protocol
 
 from .checks import choose_weights, file_digest, file_problem, is_text_file, shards_of
 from .errors import DownloadError
-from .hub import HubError, HubFile, HubListing, fetch, list_files, progress_is_unwanted
+from .hub import HubError, HubFile, HubListing, StoppedError, fetch, list_files, progress_is_unwanted
 from .records import STATE_FOLDER, Record, read_record, write_record
 
 logger = logging.getLogger(__name__)
@@ -129,6 +129,8 @@ def download(
     place = make_place(listing)
     try:
         _Download(listing, place).run(progress)
+    except StoppedError as stopped:
+        raise stopped.cause from None
     except HubError as error:
         raise DownloadError(str(error), model=hub_id) from error
     except OSError as error:

@@ -40,6 +40,14 @@ class HubListing:
     files: dict[str, HubFile]
 
 
+class StoppedError(Exception):
+    """Carries what a caller's function raised to stop a transfer, whatever it is, past all handling here."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 class HubError(Exception):
     """The Hub could not be asked or did not answer as it should; the message is one sentence for people."""
 
@@ -80,12 +88,14 @@ def fetch(listing: HubListing, file: HubFile, part: Path, on_bytes: Callable[[in
 
     Raises:
         HubError: the transfer broke off and could not be taken up again; ``part`` keeps what came.
+        StoppedError: ``on_bytes`` raised; ``part`` keeps what came.
         OSError: ``part`` cannot be written to.
     """
     huggingface_hub = _client()
     url = huggingface_hub.hf_hub_url(listing.hub_id, file.name, revision=listing.commit)
     headers = huggingface_hub.utils.build_hf_headers(library_name="promptgen-tagger")
     headers["Accept-Encoding"] = "identity"  # so that sizes and ranges count the file's own bytes
+    tell = _cancelling(on_bytes)
     failures = surpluses = 0
     while True:
         held = part.stat().st_size if part.exists() else 0
@@ -94,13 +104,13 @@ def fetch(listing: HubListing, file: HubFile, part: Path, on_bytes: Callable[[in
             held, surpluses = 0, surpluses + 1
             if surpluses > 1:
                 raise HubError(f"{_endpoint()} sends more bytes of {file.name} than it states.")
-        on_bytes(held)
+        tell(held)
         if held == file.size and part.exists():
             return
         try:
-            _transfer(url, headers, file, part, held, on_bytes)
+            _transfer(url, headers, file, part, held, tell)
         except _WriteError as error:
-            raise error.cause from error
+            raise error.cause from None
         except _errors() as error:
             grown = part.exists() and part.stat().st_size > held
             failures = 0 if grown else failures + 1
@@ -137,10 +147,20 @@ def _transfer(
             enable_progress_bars(group)
 
 
-class _WriteError(Exception):
-    """Carries a failure to write, which is none of the network's, through the client's own handling."""
+def _cancelling(on_bytes: Callable[[int], None]) -> Callable[[int], None]:
+    def tell(nbytes: int) -> None:
+        try:
+            on_bytes(nbytes)
+        except Exception as error:
+            raise StoppedError(error) from error
 
-    def __init__(self, cause: BaseException) -> None:
+    return tell
+
+
+class _WriteError(Exception):
+    """Carries a failure to write, which is none of the network's, past the handling of its failures."""
+
+    def __init__(self, cause: OSError) -> None:
         super().__init__(str(cause))
         self.cause = cause
 
@@ -158,10 +178,7 @@ class _Watched:
             written = self._file.write(data)
         except OSError as error:
             raise _WriteError(error) from error
-        try:
-            self._on_bytes(self._file.tell())
-        except Exception as error:
-            raise _WriteError(error) from error
+        self._on_bytes(self._file.tell())
         return written
 
     def tell(self) -> int:
