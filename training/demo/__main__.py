@@ -1,0 +1,57 @@
+"""`python -m promptgen.training.demo`: train the demo model, or measure it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m promptgen.training.demo", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="train the checkpoint from nothing")
+    train.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
+    train.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
+    train.add_argument("--workers", type=int, help="processes that draw scenes (default: one per core)")
+    train.add_argument(
+        "--work", type=Path, help="folder that keeps drawn scenes and the first stage's result"
+    )
+    train.add_argument(
+        "--tiny", action="store_true", help="a few steps of a tiny network, to try the machinery"
+    )
+
+    evaluate = commands.add_parser(
+        "evaluate", help="share of stated attributes that are right, unseen scenes"
+    )
+    evaluate.add_argument("--scenes", type=int, default=500)
+    evaluate.add_argument("--seed", type=int, default=0, help="offset into the seeds kept for evaluation")
+    evaluate.add_argument("--model", default="demo", help="demo (default) or a checkpoint folder")
+    evaluate.add_argument("--device", default="cpu")
+    evaluate.add_argument("--wrong", type=int, default=0, help="also print so many wrong answers")
+
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on a GPU
+    if options.command == "train":
+        from .train import TINY_RECIPE, Recipe
+        from .train import train as train_model
+
+        recipe = TINY_RECIPE if options.tiny else Recipe()
+        train_model(options.output, recipe, device=options.device, workers=options.workers, work=options.work)
+        return 0
+    from .evaluate import evaluate as evaluate_model
+    from .evaluate import table
+
+    report = evaluate_model(options.model, scenes=options.scenes, offset=options.seed, device=options.device)
+    sys.stdout.write(table(report, wrong=options.wrong))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
