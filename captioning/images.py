@@ -1,0 +1,370 @@
+"""From anything that holds a picture to an upright RGB image of 8 bits per channel.
+
+What is done, in this order: the first frame is decoded; it is turned as its EXIF orientation says;
+16-bit, 32-bit and float samples are scaled to 8 bits; transparent pixels are laid on a background; the
+rest is Pillow's conversion to RGB. Colour profiles are left alone: pixel values are taken to be sRGB, as
+the models' own processors do.
+
+Nothing here changes a setting of Pillow's, so several threads may open images at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from .errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy
+    from PIL.Image import Image
+
+__all__ = ["DEFAULT_BACKGROUND", "ImageError", "as_rgb", "image_extensions", "open_image", "parse_background"]
+
+Background = str | tuple[int, int, int]
+
+DEFAULT_BACKGROUND = (255, 255, 255)
+
+# What Pillow's decoders raise on files that are damaged or made to do harm. RuntimeError is libavif's and
+# libwebp's, AssertionError and UnboundLocalError some of the older plugins'.
+_DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, NameError,
+    RuntimeError, AssertionError, EOFError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+
+# Extensions that Pillow registers for reading but cannot decode by itself.
+_UNREADABLE = frozenset([".bufr", ".eps", ".emf", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"])
+
+
+def open_image(
+    source: str | os.PathLike[str] | bytes | BinaryIO | Image | numpy.ndarray,
+    *,
+    background: Background = DEFAULT_BACKGROUND,
+) -> Image:
+    """Read a picture: a path, the bytes of an image file, an open binary file, or what :func:`as_rgb` takes.
+
+    An open file is read from where it stands and not closed.
+
+    Args:
+        source: where the picture is.
+        background: what shows through transparent pixels: a colour's name, ``#rrggbb``, or ``(r, g, b)``.
+
+    Returns:
+        An RGB image. Its ``size`` is that of the original, after the EXIF orientation.
+
+    Raises:
+        ImageError: it cannot be read; the message names the file and the reason, in one line.
+        ValueError: the background is no colour.
+    """
+    colour = parse_background(background)
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source)
+        with _open_file(name) as file:
+            return _decode(file, str(name), colour)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(source), f"image of {len(source)} bytes", colour)
+    if hasattr(source, "read"):
+        return _decode(
+            _seekable(source), str(getattr(source, "name", "") or "image from an open file"), colour
+        )
+    return as_rgb(source, background=colour)
+
+
+def as_rgb(
+    image: Image | numpy.ndarray | Any,
+    *,
+    background: Background = DEFAULT_BACKGROUND,
+    name: str | None = None,
+) -> Image:
+    """An upright RGB image from a Pillow image or an array; see the module's description.
+
+    Args:
+        image: a Pillow image in any mode; or an array or tensor ``[H, W]`` or ``[H, W, C]`` with C = 1
+            (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), as bool, uint8, uint16, or float from 0 to 1.
+        background: what shows through transparent pixels.
+        name: what to call it in an error.
+
+    Raises:
+        ImageError: it is empty or cannot be decoded, or the array has another shape or type.
+        ValueError: the background is no colour.
+    """
+    from PIL import Image as PILImage
+
+    colour = parse_background(background)
+    if not isinstance(image, PILImage.Image):
+        return _flatten(_from_array(image, name or "array"), colour)
+    name = name or str(getattr(image, "filename", "") or "image")
+    _check_size(image, name)
+    try:
+        image.load()
+        return _flatten(_upright(image), colour)
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"{name}: {_reason(error)}") from error
+
+
+def parse_background(background: Background) -> tuple[int, int, int]:
+    """A colour as ``(r, g, b)`` from 0 to 255, from a name, ``#rrggbb``, or such a tuple.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    problem = (
+        f"the background {background!r} is no colour; write a name (white), #rrggbb, or three numbers 0–255"
+    )
+    if isinstance(background, str):
+        from PIL import ImageColor
+
+        try:
+            red, green, blue = ImageColor.getrgb(background.strip())[:3]
+        except ValueError as error:
+            raise ValueError(problem) from error
+        return red, green, blue
+    channels = tuple(background)
+    if len(channels) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in channels):
+        raise ValueError(problem)
+    return channels[0], channels[1], channels[2]
+
+
+@functools.cache
+def image_extensions() -> frozenset[str]:
+    """File extensions that are taken for images in a folder: ``.jpg``, ``.webp``, …, lower case with the dot.
+
+    Those that Pillow, with whatever plugins are registered by now, can decode by itself.
+    """
+    from PIL import Image as PILImage
+
+    registered = PILImage.registered_extensions()
+    return frozenset(
+        ext for ext, form in registered.items() if form in PILImage.OPEN and ext not in _UNREADABLE
+    )
+
+
+def _open_file(name: str) -> BinaryIO:
+    try:
+        if Path(name).is_dir():
+            raise ImageError(f"{name}: this is a folder, not an image file")
+        return open(name, "rb")
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file") from error
+    except PermissionError as error:
+        raise ImageError(f"{name}: permission to read the file is denied") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name!r}: the file cannot be opened: {_one_line(error)}") from error
+
+
+def _seekable(file: Any) -> BinaryIO:
+    """The file itself, or what is left in a stream that cannot go back."""
+    try:
+        if getattr(file, "seekable", lambda: False)():
+            return file
+        return io.BytesIO(file.read())
+    except _DECODING_ERRORS as error:
+        raise ImageError(
+            f"{getattr(file, 'name', 'open file')}: cannot be read: {_one_line(error)}"
+        ) from error
+
+
+def _decode(file: BinaryIO, name: str, colour: tuple[int, int, int]) -> Image:
+    from PIL import Image as PILImage
+
+    try:
+        start = file.tell()
+        head = file.read(4096)
+        file.seek(start)
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"{name}: cannot be read: {_one_line(error)}") from error
+    if not isinstance(head, bytes):
+        raise ImageError(f"{name}: the file is open as text; open it with mode 'rb'")
+    if not head:
+        raise ImageError(f"{name}: the file is empty")
+    if start:  # Pillow's plugins seek from the beginning of the file
+        file = io.BytesIO(file.read())
+    try:
+        with PILImage.open(file) as image:
+            _check_size(image, name)
+            image.load()
+            return _flatten(_upright(image), colour)
+    except ImageError:
+        raise
+    except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
+        raise ImageError(f"{name}: {_too_large(_one_line(error))}") from error
+    except PILImage.UnidentifiedImageError as error:
+        raise ImageError(f"{name}: {_what_it_is(head)}") from error
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"{name}: {_reason(error)}") from error
+
+
+def _check_size(image: Image, name: str) -> None:
+    from PIL import Image as PILImage
+
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: the image is empty, {width} × {height} pixels")
+    limit = PILImage.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ImageError(
+            f"{name}: {_too_large(f'{width} × {height} = {width * height} pixels, limit {limit}')}"
+        )
+
+
+def _too_large(numbers: str) -> str:
+    return (
+        f"too large, perhaps a decompression bomb: {numbers.rstrip('.')}. If you trust the file, make it"
+        " smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    said = _one_line(error)
+    if "truncated" in said or "broken data stream" in said or isinstance(error, EOFError):
+        return f"the file is damaged or cut off: {said}"
+    return f"the image cannot be decoded: {said}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _what_it_is(head: bytes) -> str:
+    """Why Pillow does not know a file, from how it begins."""
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+        return (
+            "HEIC, which Pillow cannot read by itself; convert it to JPEG or PNG, or install pillow-heif and"
+            " call pillow_heif.register_heif_opener() first"
+        )
+    if (
+        re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|svg|!--|!DOCTYPE svg)", head, re.IGNORECASE)
+        and b"<svg" in head.lower()
+    ):
+        return "an SVG drawing, which has no pixels; convert it to PNG first"
+    if head[:5] == b"%PDF-":
+        return "a PDF document, not an image; export its pages as PNG first"
+    try:
+        text = head.decode("utf-8") if b"\0" not in head else ""
+    except UnicodeDecodeError as error:
+        text = head[: error.start].decode("utf-8") if error.start > len(head) - 4 else ""
+    if text and all(char.isprintable() or char.isspace() for char in text):
+        return "a text file, not an image"
+    return "not an image, or damaged at its beginning, or in a format that Pillow does not read"
+
+
+def _upright(image: Image) -> Image:
+    """The decoded image turned as its EXIF orientation says; one without a readable orientation as it is."""
+    from PIL.Image import Transpose
+
+    try:
+        orientation = image.getexif().get(0x0112)
+    except _DECODING_ERRORS:  # damaged EXIF says nothing about how to turn
+        return image
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    turn = turns.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _flatten(image: Image, colour: tuple[int, int, int]) -> Image:
+    """A decoded, upright image in any mode as RGB, on the background colour where it is transparent."""
+    from PIL import Image as PILImage
+
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode.startswith(("I", "F")):
+        image = _to_grey(image)
+    if image.mode == "LAB":
+        return _from_lab(image)
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        ground = PILImage.new("RGBA", image.size, (*colour, 255))
+        return PILImage.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_grey(image: Image) -> Image:
+    """16-bit, 32-bit and float samples as 8 bits, nothing clipped; ``LA`` where one value is transparent.
+
+    16-bit samples lose their lower byte. 32-bit integers are taken as 16-bit if they fit (as Pillow reads
+    16-bit PGM), as 8-bit if they fit into that and the format is not known to mean 16. Floats are taken
+    as 0–1 or 0–255 if they fit. Whatever fits none of these is stretched from its lowest to its highest
+    value.
+    """
+    import numpy as np
+    from PIL import Image as PILImage
+
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0, posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode.startswith("I;16"):
+        scaled = values // 256
+    elif image.mode == "I" and low >= 0 and high <= 65535:
+        eight_bits = high <= 255 and image.format not in ("PNG", "PPM")
+        scaled = values if eight_bits else values // 256
+    elif image.mode == "F" and low >= 0 and high <= 255:
+        scaled = values * 255 if high <= 1 else values
+    else:
+        scaled = (values - low) / ((high - low) or 1) * 255
+    grey = PILImage.fromarray(np.rint(scaled).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey.putalpha(PILImage.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _from_lab(image: Image) -> Image:
+    """CIE L*a*b* as sRGB; Pillow's own conversion does not know it."""
+    from PIL import ImageCms
+
+    converted = ImageCms.profileToProfile(
+        image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    if converted is None:
+        raise ValueError("the L*a*b* colours cannot be converted")
+    return converted
+
+
+def _from_array(array: Any, name: str) -> Image:
+    """A Pillow image from ``[H, W]`` or ``[H, W, C]``."""
+    import numpy as np
+    from PIL import Image as PILImage
+
+    expected = (
+        "an array is [H, W] or [H, W, C] with 1 to 4 channels, as bool, uint8, uint16, or float from 0 to 1;"
+        " a picture is that, a Pillow image, a path, bytes or an open file"
+    )
+    try:
+        values = np.asarray(array.detach().cpu().float() if hasattr(array, "detach") else array)
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"{name}: {type(array).__name__} is no picture; {expected}") from error
+    channels = values.shape[2] if values.ndim == 3 else 1
+    if values.ndim not in (2, 3) or not 1 <= channels <= 4 or values.dtype.kind not in "buf":
+        raise ImageError(
+            f"{name}: {type(array).__name__} of shape {values.shape}, {values.dtype}; {expected}"
+        )
+    if 0 in values.shape:
+        raise ImageError(f"{name}: the image is empty, {values.shape[1]} × {values.shape[0]} pixels")
+    if values.dtype.kind == "f":
+        values = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
+    elif values.dtype.kind == "b":
+        values = values.astype(np.uint8) * 255
+    elif values.dtype == np.uint16:
+        values = (values >> 8).astype(np.uint8)
+    elif values.dtype != np.uint8:
+        raise ImageError(f"{name}: {type(array).__name__} of {values.dtype}; {expected}")
+    values = np.ascontiguousarray(values.reshape(values.shape[:2]) if channels == 1 else values)
+    return PILImage.fromarray(values)  # uint8: L, LA, RGB or RGBA by the number of channels

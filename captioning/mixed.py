@@ -1,0 +1,264 @@
+"""Taking a mixed answer apart: prose, tags, and perhaps an analysis.
+
+The forms that exist:
+
+* PromptGen's MIXED_CAPTION: a paragraph, one or two line breaks, tags. MIXED_CAPTION_PLUS adds a third
+  block, the analysis. Now and then a line break is missing, so that tags follow the last full stop.
+* PaliGemma's long prompts: tags first and prose after, in one line, with nothing but a comma between them.
+
+No line is dropped for being short and no word is lost: the parts together hold all of the text, less the
+commas and white space between the parts. How it is decided, from the surest to the least sure:
+
+1. *The analysis* begins where a line begins with ``field: value`` of a known field, or has three fields
+   of any name, or where two known fields with an underscore in their names follow one another within a
+   line. It goes on to the end of its paragraph.
+2. *A line is cut in two* after a full stop if nothing but short comma-separated pieces follow, three at
+   least; or before the first piece that reads like a sentence if three short pieces or more precede it.
+3. *Each piece of text gets a mark* from -1 (reads like prose) to 1 (reads like tags). What counts: how
+   many words stand between commas, articles, verbs and conjunctions, full stops within, a capital at the
+   beginning and a full stop at the end.
+4. *The one place for the boundary* is that which agrees best with the marks. Prose first is preferred to tags
+   first, both parts to one alone, and of several equal places the last is taken: two short lines without any
+   sign are prose and then tags.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+
+from .analysis import find_fields
+
+__all__ = ["MixedParts", "split_mixed"]
+
+_MOST_SENTENCES = 50  # how many full stops, from the end, are looked behind; keeps the work linear
+_LONGEST_TAG = 6  # words; what is longer between two commas reads like prose
+
+# Words that tags of one to six words hardly ever contain, and sentences soon do.
+_FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """a an the is are was were be been has have had does appears seems depicts shows features includes
+        stands sits this that these those there here it he she they his its their which who whose while where
+        what""",
+    )
+)
+_CONJUNCTIONS = frozenset(["and", "or", "but", "nor", "with", "as"])  # at the beginning of a piece
+_ABBREVIATIONS = frozenset(
+    ["mr", "mrs", "ms", "dr", "st", "vs", "no", "jr", "sr", "prof", "vol", "fig", "ft", "feat", "etc"]
+)
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|\Z)|[。！？]+[”’」』]*")
+_SEPARATORS = ", \t\r\n\v\f\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029"
+
+
+@dataclass(frozen=True)
+class MixedParts:
+    """The parts of a mixed answer, each without the separators around it; empty where there is none."""
+
+    prose: str = ""  # paragraphs, with the line breaks between them
+    tags: str = ""  # comma separated, in one line
+    analysis: str = ""  # "field: value, field: value"
+
+
+def split_mixed(text: str) -> MixedParts:
+    """Split any text into prose, tags and analysis; see the module's description for how."""
+    lines = _lines(text)
+    analysis_lines: list[str] = []
+    pieces: list[_Piece] = []
+    in_analysis = False
+    for line in lines:
+        if line.after_blank:
+            in_analysis = False
+        start = 0 if in_analysis else _find_analysis(line.text)
+        if start is None:
+            pieces.extend(_cut(line))
+            continue
+        in_analysis = True
+        if start:
+            pieces.extend(_cut(replace(line, text=line.text[:start])))
+        analysis_lines.append(line.text[start:].strip(_SEPARATORS))
+    prose, tags = _assign(pieces)
+    return MixedParts(
+        "".join(piece.gap + piece.text for piece in prose).strip(_SEPARATORS),
+        ", ".join(part for part in (piece.text.strip(_SEPARATORS) for piece in tags) if part),
+        "\n".join(analysis_lines),
+    )
+
+
+@dataclass(frozen=True)
+class _Line:
+    text: str
+    after_blank: bool  # whether an empty line precedes
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A line or half a line, which belongs to one part as a whole."""
+
+    text: str
+    mark: float  # -1 reads like prose, 1 reads like tags
+    gap: str  # what sets it off from prose before it
+
+
+def _lines(text: str) -> list[_Line]:
+    """The lines that hold a word."""
+    lines: list[_Line] = []
+    blank = False
+    for line in text.splitlines():
+        if line.strip(_SEPARATORS):
+            lines.append(_Line(line.strip(), blank))
+        blank = not line.strip()
+    return lines
+
+
+def _find_analysis(line: str) -> int | None:
+    """Where in the line an analysis begins, or None."""
+    fields = find_fields(line)
+    if fields and not fields[0].start():
+        known = fields[0]["known"]
+        if len(fields) >= 3 or (known and (len(fields) == 2 or known[0].islower())):
+            return 0
+    named = [bool(field["known"]) and bool(re.search(r"[ _]", field["known"])) for field in fields]
+    for field, this, following in zip(fields, named, named[1:], strict=False):
+        if this and following:
+            return field.start("known")
+    return _find_after_sentence(line)
+
+
+def _find_after_sentence(line: str) -> int | None:
+    """Where an analysis begins right after a full stop, a case that has no comma before the first field."""
+    for end in _sentence_ends(line)[-_MOST_SENTENCES:]:
+        tail = line[end:].lstrip()
+        fields = find_fields(tail)
+        if len(fields) >= 2 and not fields[0].start() and fields[0]["known"] and fields[1]["known"]:
+            return len(line) - len(tail)
+    return None
+
+
+def _cut(line: _Line) -> list[_Piece]:
+    """The line as one piece, or as two if it plainly holds prose and tags."""
+    gap = "\n\n" if line.after_blank else "\n"
+    for position in (_tags_after_prose(line.text), _prose_after_tags(line.text)):
+        if position is not None:
+            head, tail = line.text[:position].rstrip(), line.text[position:].lstrip()
+            return [_Piece(head, _mark(head), gap), _Piece(tail, _mark(tail), " ")]
+    return [_Piece(line.text, _mark(line.text), gap)]
+
+
+def _tags_after_prose(line: str) -> int | None:
+    """Where tags begin after the last full stop within the line, or None."""
+    for end in _sentence_ends(line)[-_MOST_SENTENCES:]:
+        tail = line[end:]
+        pieces = _pieces(tail)
+        if len(pieces) >= 3 and not any(map(_reads_like_prose, pieces)) and not _looks_like_sentence(tail):
+            return end
+    return None
+
+
+def _prose_after_tags(line: str) -> int | None:
+    """Where prose begins after three short pieces or more, or None."""
+    position = 0
+    pieces = line.split(",")
+    for number, piece in enumerate(pieces):
+        if _starts_prose(pieces, number):
+            first = piece.split()[0]
+            if (
+                number < 3
+                or first in _CONJUNCTIONS
+                or (line.lstrip()[0].isupper() and not first[0].isupper())
+            ):
+                return None  # an enumeration within a sentence
+            return position
+        position += len(piece) + 1
+    return None
+
+
+def _starts_prose(pieces: list[str], number: int) -> bool:
+    """Whether a sentence begins here: too long for a tag, or short, like "a woman", with more to come."""
+    piece = pieces[number]
+    words = piece.split()
+    if not words:
+        return False
+    if len(words) > _LONGEST_TAG or words[0] in _CONJUNCTIONS or _breaks(piece):
+        return True
+    if not _reads_like_prose(piece):
+        return False
+    return pieces[-1].rstrip().endswith((".", "!", "?")) or any(map(_reads_like_prose, pieces[number + 1 :]))
+
+
+def _mark(text: str) -> float:
+    """How a piece of text reads, from -1 (prose) to 1 (tags); 0 says nothing."""
+    pieces = _pieces(text)
+    if not pieces:
+        return 0
+    if _breaks(text):
+        return -1
+    prose = sum(map(_reads_like_prose, pieces))
+    if len(pieces) == 1:
+        mark = -1.0 if prose else 0.0
+    else:
+        mark = (len(pieces) - 2 * prose) / len(pieces) * (0.6 if len(pieces) == 2 else 1)
+    if _looks_like_sentence(text):
+        mark -= 1
+    elif re.search(r"[.!?。！？]\Z", text):
+        mark -= 0.25
+    return max(-1.0, mark)
+
+
+def _assign(pieces: list[_Piece]) -> tuple[list[_Piece], list[_Piece]]:
+    """Prose and tags, each a run of pieces, so that the marks agree best."""
+    if not pieces:
+        return [], []
+    best = (-math.inf, 0, True)  # agreement, boundary, whether prose is first
+    difference = -sum(piece.mark for piece in pieces)  # marks after the boundary less those before it
+    for boundary in range(len(pieces), -1, -1):
+        both = 0 < boundary < len(pieces)
+        prose_first = difference + (0.5 if both else 0)
+        tags_first = -difference + (0.25 if both else 0)
+        if prose_first > best[0]:
+            best = (prose_first, boundary, True)
+        if tags_first > best[0]:
+            best = (tags_first, boundary, False)
+        difference += 2 * pieces[boundary - 1].mark
+    head, tail = pieces[: best[1]], pieces[best[1] :]
+    return (head, tail) if best[2] else (tail, head)
+
+
+def _pieces(text: str) -> list[str]:
+    return [piece.strip() for piece in text.split(",") if piece.strip()]
+
+
+def _reads_like_prose(piece: str) -> bool:
+    words = piece.lower().split()
+    if len(words) > _LONGEST_TAG:
+        return True
+    return len(words) > 1 and (words[0] in _CONJUNCTIONS or not _FUNCTION_WORDS.isdisjoint(words))
+
+
+def _looks_like_sentence(text: str) -> bool:
+    """A capital at the beginning and a full stop at the end."""
+    text = text.strip(_SEPARATORS)
+    return (
+        bool(text)
+        and not text[0].islower()
+        and text[0].isalpha()
+        and bool(re.search(r"[.!?。！？][\"'”’)\]]*\Z", text))
+    )
+
+
+def _sentence_ends(text: str) -> list[int]:
+    """Positions after a full stop (or ! or ?) with more text to come. "Mr." and the like end nothing."""
+    last = len(text.rstrip(_SEPARATORS))
+    ends = []
+    for match in _SENTENCE_END.finditer(text):
+        word = re.search(r"\w*\Z", text[max(0, match.start() - 12) : match.start()])
+        if match.end() < last and not (word and word[0].lower() in _ABBREVIATIONS):
+            ends.append(match.end())
+    return ends
+
+
+def _breaks(text: str) -> bool:
+    """Whether a sentence ends within the text and another begins, not just a word (as in "love live! x")."""
+    following = (re.compile(r"\s*(\S)").match(text, end) for end in _sentence_ends(text))
+    return any(match and not (match[1].islower() or match[1].isdigit()) for match in following)

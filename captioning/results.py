@@ -1,0 +1,189 @@
+"""Typed answers: one class per kind, and the way from a decoded answer to them.
+
+Every result has the instruction's name, ``text`` for people, ``raw`` as it was generated, and whether the
+answer was cut off. With the default :class:`~promptgen.captioning.tags.TagOptions` the text of a caption,
+of tags and of a mixed answer is the model's own, less white space around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from .analysis import Analysis, parse_analysis
+from .instructions import AnswerKind, Instruction, find_instruction
+from .mixed import split_mixed
+from .regions import Region, parse_regions, strip_locations
+from .tags import TagOptions, add_affixes, edit_prose, edit_tags, join_tags
+
+__all__ = ["AnalysisResult", "Caption", "Mixed", "OcrText", "Regions", "Result", "Tags", "parse_answer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What all answers have."""
+
+    instruction: str  # its name, e.g. "CAPTION"
+    raw: str  # the decoded answer; only <s>, </s> and <pad> are taken out
+    text: str  # for people
+    truncated: bool = False  # whether it ends because no more tokens were allowed
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: ``instruction``, ``text``, what the kind adds, ``raw`` and ``truncated``."""
+        return {
+            "instruction": self.instruction,
+            "text": self.text,
+            **self._extra(),
+            "raw": self.raw,
+            "truncated": self.truncated,
+        }
+
+    def _extra(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption(Result):
+    """Prose, or a short answer about a region or a document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tags(Result):
+    """Tags, after clean-up; ``text`` has them in one line."""
+
+    tags: tuple[str, ...]
+
+    def _extra(self) -> dict[str, Any]:
+        return {"tags": list(self.tags)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed(Result):
+    """Prose and tags, and an analysis where the model gave one.
+
+    ``prose`` and ``tags`` are used apart (Flux: T5-XXL and CLIP-L), so each of them has the prefix and the
+    suffix; ``text`` holds all parts and has the prefix once, before the prose, and the suffix once, after the
+    tags. A part that the answer lacks stays empty.
+    """
+
+    prose: str
+    tags: tuple[str, ...]
+    analysis: Analysis | None = None
+
+    def _extra(self) -> dict[str, Any]:
+        extra: dict[str, Any] = {"prose": self.prose, "tags": list(self.tags)}
+        if self.analysis is not None:
+            extra["analysis"] = self.analysis.to_dict()
+        return extra
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisResult(Result):
+    """Named fields about the picture; ``text`` is the model's."""
+
+    analysis: Analysis
+
+    def _extra(self) -> dict[str, Any]:
+        return {"analysis": self.analysis.to_dict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OcrText(Result):
+    """The words in the picture, line breaks kept."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines that hold anything."""
+        return [line for line in self.text.splitlines() if line.strip()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions(Result):
+    """Labelled places; ``text`` is the list of labels, one per region, for OCR one in a line."""
+
+    regions: tuple[Region, ...]
+
+    def _extra(self) -> dict[str, Any]:
+        return {"regions": [region.to_dict() for region in self.regions]}
+
+
+def parse_answer(
+    instruction: Instruction | str,
+    raw: str,
+    image_size: tuple[int, int],
+    *,
+    truncated: bool = False,
+    tag_options: TagOptions | None = None,
+) -> Result:
+    """Make the result that fits the instruction. Any answer at all gives one.
+
+    Args:
+        instruction: what was asked.
+        raw: the decoded answer with location tokens, without ``<s>``, ``</s>`` and ``<pad>``.
+        image_size: ``(width, height)`` of the original image in pixels, for regions.
+        truncated: whether the answer hit the token limit.
+        tag_options: clean-up. Tags get all of it; captions get replacements, prefix and suffix; mixed answers
+            get the one for their tags and the other for their prose; all other kinds get nothing.
+
+    Raises:
+        InstructionError: the instruction is unknown.
+    """
+    if isinstance(instruction, str):
+        instruction = find_instruction(instruction)
+    options = tag_options or TagOptions()
+    common: dict[str, Any] = {"instruction": instruction.name, "raw": raw, "truncated": truncated}
+    text = raw.strip()
+    kind = instruction.answer
+    if kind is AnswerKind.CAPTION:
+        return Caption(text=edit_prose(text, options), **common)
+    if kind is AnswerKind.TAGS:
+        tags = tuple(edit_tags(text, options))
+        return Tags(text=text if options == TagOptions() else join_tags(tags), tags=tags, **common)
+    if kind is AnswerKind.MIXED:
+        return _mixed(text, options, common)
+    if kind is AnswerKind.ANALYSIS:
+        return AnalysisResult(text=text, analysis=parse_analysis(text), **common)
+    if kind is AnswerKind.TEXT:
+        return Caption(text=strip_locations(text), **common)
+    if kind is AnswerKind.OCR:
+        return OcrText(text=strip_locations(text), **common)
+    regions = parse_regions(raw, kind, image_size)
+    return Regions(text=_region_text(regions, kind, raw), regions=regions, **common)
+
+
+def _mixed(text: str, options: TagOptions, common: dict[str, Any]) -> Mixed:
+    parts = split_mixed(text)
+    analysis = parse_analysis(parts.analysis) if parts.analysis else None
+    bare = dataclasses.replace(options, prefix="", suffix="")
+    tag_text = _without_full_stop(parts.tags)
+    if options != TagOptions():
+        prose = edit_prose(parts.prose, bare)
+        tags = join_tags(edit_tags(tag_text, bare))
+        first = add_affixes(prose, options.prefix) if prose else ""
+        last = add_affixes(tags, options.prefix if not prose else "", options.suffix) if tags else ""
+        if not tags:
+            first = add_affixes(prose, options.prefix, options.suffix)
+        text = "\n\n".join(part for part in (first, last, parts.analysis) if part)
+    return Mixed(
+        text=text,
+        prose=edit_prose(parts.prose, options) if parts.prose else "",
+        tags=tuple(edit_tags(tag_text, options)) if tag_text else (),
+        analysis=analysis,
+        **common,
+    )
+
+
+def _without_full_stop(tags: str) -> str:
+    """Tags that were written like a sentence, with a full stop at the end, without it ("..." is a tag)."""
+    return tags[:-1] if tags.endswith(".") and len(tags) > 1 and tags[-2].isalnum() else tags
+
+
+def _region_text(regions: tuple[Region, ...], kind: AnswerKind, raw: str) -> str:
+    """Labels for people; a count where none has a label; the bare answer where there is no region."""
+    labels = [region.label for region in regions if region.label]
+    if not regions:
+        return strip_locations(raw)
+    if not labels:
+        return "1 region" if len(regions) == 1 else f"{len(regions)} regions"
+    return ("\n" if kind is AnswerKind.OCR_REGIONS else ", ").join(labels)
