@@ -299,6 +299,7 @@ class ModelManager:
         free = [slot for slot in slots if not slot.users and self._slots.get(slot.key) is slot]
         for slot in free:
             del self._slots[slot.key]
+        self._condition.notify_all()  # the timer may have nothing left to wait for
         return free
 
     def _take_outdated(self, key: _Key) -> list[_Slot]:
