@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
@@ -24,6 +26,10 @@ from .options import GenerationOptions
 StepCallback = Callable[[int], None]
 """Called before each decoded token with the number of tokens so far, the start token included; it may raise
 to cancel."""
+
+# Before 4.54, transformers' beam search let a finished pair go on while others were unfinished, so
+# that a batch could answer otherwise than its members alone.
+_BEAMS_OF_A_BATCH_ARE_APART = Version(transformers.__version__) >= Version("4.54")
 
 # Sampling draws from torch's global generators; the lock keeps seeded draws of several threads apart.
 _sampling_lock = threading.Lock()
@@ -98,10 +104,12 @@ def generate(
         network.config.generation, options, network.config.text.max_position_embeddings
     )
     states, mask = network.encode(image_features, input_ids, attention_mask)
-    if not config.do_sample and not options.output_scores:
+    # One pair at a time where it matters: a seed then means the same draws whatever else is in the batch, and
+    # the scores of every step (the whole vocabulary each) are held for one answer only.
+    alone = config.do_sample or options.output_scores
+    alone |= config.num_beams > 1 and not _BEAMS_OF_A_BATCH_ARE_APART
+    if not alone:
         return _generate_rows(network, states, mask, config, options, on_step)
-    # One pair at a time: a seed then means the same draws whatever else is in the batch, and the scores
-    # of every step (the whole vocabulary each) are held for one answer only.
     seed = secrets.randbits(63) if options.seed is None else options.seed
     answers = []
     for row in range(states.shape[0]):
