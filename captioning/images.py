@@ -348,7 +348,10 @@ def _from_array(array: Any, name: str) -> Image:
         " a picture is that, a Pillow image, a path, bytes or an open file"
     )
     try:
-        values = np.asarray(array.detach().cpu().float() if hasattr(array, "detach") else array)
+        if hasattr(array, "detach"):  # a tensor; numpy has no bfloat16
+            array = array.detach().cpu()
+            array = array.float() if array.is_floating_point() else array
+        values = np.asarray(array)
     except _DECODING_ERRORS as error:
         raise ImageError(f"{name}: {type(array).__name__} is no picture; {expected}") from error
     channels = values.shape[2] if values.ndim == 3 else 1

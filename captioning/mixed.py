@@ -81,9 +81,20 @@ def split_mixed(text: str) -> MixedParts:
     prose, tags = _assign(pieces)
     return MixedParts(
         "".join(piece.gap + piece.text for piece in prose).strip(_SEPARATORS),
-        ", ".join(part for part in (piece.text.strip(_SEPARATORS) for piece in tags) if part),
+        _join_tags(tags),
         "\n".join(analysis_lines),
     )
+
+
+def _join_tags(pieces: list[_Piece]) -> str:
+    """Tags in one line, with a comma for each line break."""
+    text = ""
+    for piece in pieces:
+        if "\n" in piece.gap:
+            text = text.rstrip(_SEPARATORS) + ", " + piece.text.lstrip(_SEPARATORS)
+        else:
+            text += piece.gap + piece.text
+    return text.strip(_SEPARATORS)
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,10 @@ def _cut(line: _Line) -> list[_Piece]:
     for position in (_tags_after_prose(line.text), _prose_after_tags(line.text)):
         if position is not None:
             head, tail = line.text[:position].rstrip(), line.text[position:].lstrip()
-            return [_Piece(head, _mark(head), gap), _Piece(tail, _mark(tail), " ")]
+            return [
+                _Piece(head, _mark(head), gap),
+                _Piece(tail, _mark(tail), line.text[len(head) : len(line.text) - len(tail)]),
+            ]
     return [_Piece(line.text, _mark(line.text), gap)]
 
 
@@ -163,13 +177,10 @@ def _prose_after_tags(line: str) -> int | None:
     for number, piece in enumerate(pieces):
         if _starts_prose(pieces, number):
             first = piece.split()[0]
-            if (
-                number < 3
-                or first in _CONJUNCTIONS
-                or (line.lstrip()[0].isupper() and not first[0].isupper())
-            ):
-                return None  # an enumeration within a sentence
-            return position
+            enumerating = first in _CONJUNCTIONS
+            if line[0].isupper():  # as sentences begin, but not tags; so what follows must plainly begin one
+                enumerating |= not (first[0].isupper() and first.lower() in _FUNCTION_WORDS)
+            return None if number < 3 or enumerating else position
         position += len(piece) + 1
     return None
 

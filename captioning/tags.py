@@ -109,9 +109,7 @@ def edit_tags(tags: str | Iterable[str], options: TagOptions) -> list[str]:
         _parentheses(_underscores(tag, options.underscores), options.escape_parentheses) for tag in edited
     ]
     edited = [*split_tags(options.prefix), *edited, *split_tags(options.suffix)]
-    if options.deduplicate:
-        edited = list({_key(tag): tag for tag in reversed(edited)}.values())[::-1]
-    return edited
+    return _first_of_each(edited) if options.deduplicate else edited
 
 
 def edit_prose(text: str, options: TagOptions) -> str:
@@ -262,6 +260,13 @@ def _parentheses(tag: str, escaped: bool | None) -> str:
 
 def _unescape(tag: str) -> str:
     return re.sub(r"\\+([()])", r"\1", tag)
+
+
+def _first_of_each(tags: list[str]) -> list[str]:
+    first: dict[str, str] = {}
+    for tag in tags:
+        first.setdefault(_key(tag), tag)
+    return list(first.values())
 
 
 def _squeeze(text: str) -> str:
