@@ -8,6 +8,7 @@ import typer
 
 from .._version import __version__
 from .caption import caption
+from .help_text import fold
 from .instructions import instructions
 from .models import models_app
 
@@ -15,19 +16,19 @@ DESCRIPTION = """Captions, tags and analyses of images with Florence-2 PromptGen
 
 Try it without a download: [bold]promptgen caption PICTURE --model demo[/bold]. The demo model is tiny and
 [bold]knows drawn shapes only[/bold] (coloured figures on a plain ground); of a photograph it says nonsense.
-With the default model, the first run downloads about 0.5 GB to 1 GB.
+The default model, which knows photographs and drawings alike, is downloaded at the first run (about 1 GB).
 """
 
 app = typer.Typer(
     name="promptgen",
-    help=DESCRIPTION,
+    help=fold(DESCRIPTION),
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(caption)
-app.command()(instructions)
+app.command(help=fold(caption.__doc__))(caption)
+app.command(help=fold(instructions.__doc__))(instructions)
 app.add_typer(models_app, name="models")
 
 

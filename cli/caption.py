@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from ..captioning.captioner import DEFAULT_INSTRUCTION, DEFAULT_MODEL
 from .choices import Dtype, EarlyStopping, Format, Underscores
 from .completion import complete_instruction, complete_model
 from .image_arguments import expand_images
-from .option_values import parse_colour, split_commas
 from .output_file import OutputFile
 from .progress import progress_over
 from .records import records_of
@@ -24,9 +24,7 @@ from .writers import JsonLinesWriter, JsonWriter, TableWriter, TextWriter, Write
 if TYPE_CHECKING:
     from ..captioning import Captioner, CaptionOptions
 
-DEFAULT_MODEL = "Florence-2-base-PromptGen-v2.0"
-DEFAULT_INSTRUCTION = "GENERATE_TAGS"
-
+_WHITE = "white"
 _ASK = "What is asked"
 _GENERATION = "Generation (default: the checkpoint's own settings)"
 _TAGS = "Tags"
@@ -161,10 +159,10 @@ def caption(
         str,
         typer.Option(
             metavar="COLOUR",
-            help="Colour behind transparent pixels: a name, #RRGGBB or R,G,B.",
+            help="Colour behind transparent pixels: a name or #RRGGBB.",
             rich_help_panel=_ASK,
         ),
-    ] = "white",
+    ] = _WHITE,
     prefix: Annotated[str, typer.Option(help="Put before every answer.", rich_help_panel=_TAGS)] = "",
     suffix: Annotated[str, typer.Option(help="Put after every answer.", rich_help_panel=_TAGS)] = "",
     exclude: Annotated[
@@ -196,6 +194,9 @@ def caption(
             rich_help_panel=_TAGS,
         ),
     ] = None,
+    deduplicate: Annotated[
+        bool, typer.Option("--deduplicate", help="Drop repeated tags.", rich_help_panel=_TAGS)
+    ] = False,
     format: Annotated[
         Format | None,
         typer.Option(
@@ -235,7 +236,12 @@ def caption(
     verbose: Annotated[
         int,
         typer.Option(
-            "--verbose", "-v", count=True, help="Log what is done; -vv logs more.", rich_help_panel=_OUTPUT
+            "--verbose",
+            "-v",
+            count=True,
+            show_default=False,
+            help="Log what is done; -vv logs more.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = 0,
 ) -> None:
@@ -246,7 +252,7 @@ def caption(
     """
     configure_logging(verbose)
     with reported_errors(verbose):
-        instructions = _find_instructions(instruction)
+        instructions = _find_instructions(instruction, text_input)
         paths = expand_images(image, getattr(sys.stdin, "buffer", None), null_separated=null)
         options = _make_options(
             generation={
@@ -267,13 +273,14 @@ def caption(
             tags={
                 "prefix": prefix,
                 "suffix": suffix,
-                "exclude": split_commas(exclude or ()),
-                "replace": replace or (),
+                "exclude": ",".join(exclude or ()),
+                "replace": ";".join(replace or ()),
                 "underscores": underscores.value,
                 "escape_parentheses": escape_parentheses,
+                "deduplicate": deduplicate,
             },
             text_input=text_input,
-            background=parse_colour(background),
+            background=background,
         )
         with ExitStack() as stack:
             stream = stack.enter_context(OutputFile(output, overwrite=overwrite)) if output else sys.stdout
@@ -310,14 +317,13 @@ def _caption_all(
     return failed
 
 
-def _find_instructions(values: Sequence[str]) -> list[str]:
+def _find_instructions(values: Sequence[str], text_input: str | None) -> list[str]:
     """The canonical names of the instructions, each once, in the order given."""
-    from ..captioning.instructions import find_instruction
+    from ..captioning.instructions import check_text_input, find_instructions
 
-    names = [find_instruction(value).name for value in split_commas(values)]
-    if not names:
-        raise UsageError("--instruction is empty. Name at least one; 'promptgen instructions' lists them.")
-    return list(dict.fromkeys(names))
+    found = find_instructions(",".join(values))
+    check_text_input(found, text_input)
+    return list(dict.fromkeys(instruction.name for instruction in found))
 
 
 def _make_options(
@@ -325,17 +331,22 @@ def _make_options(
     generation: dict[str, Any],
     tags: dict[str, Any],
     text_input: str | None,
-    background: tuple[int, int, int],
+    background: str,
 ) -> CaptionOptions:
     from ..captioning import CaptionOptions, TagOptions
+    from ..captioning.images import DEFAULT_BACKGROUND, parse_background
     from ..florence2 import GenerationOptions
 
     try:
+        usual = (
+            background == _WHITE
+        )  # is known without Pillow, which so comes after the command line is checked
+        colour = DEFAULT_BACKGROUND if usual else parse_background(background)
         return CaptionOptions(
             generation=GenerationOptions(**generation),
             tags=TagOptions(**tags),
             text_input=text_input,
-            background=background,
+            background=colour,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

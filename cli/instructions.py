@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def instructions(
     format: Annotated[ListFormat, typer.Option(help="Form of the list.")] = ListFormat.TEXT,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log what is done.")] = 0,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log what is done.")
+    ] = 0,
 ) -> None:
     """List the instructions: what each answers, what it needs, which checkpoints know it."""
     configure_logging(verbose)
@@ -30,7 +32,7 @@ def instructions(
             return
         print_table(
             ["instruction", "answer", "--text-input", "known to"],
-            [[row["name"], row["summary"], _INPUTS[row["input"]], _abridged(row["models"])] for row in rows],
+            [[row["name"], row["summary"], _INPUTS[row["input"]], row["known_by"]] for row in rows],
         )
 
 
@@ -45,12 +47,8 @@ def _row(instruction: Instruction) -> dict[str, Any]:
         "aliases": list(instruction.aliases),
         "prompt": instruction.prompt,
         "input": instruction.input,
-        "answer": instruction.answer.name.lower(),
+        "answer": instruction.answer.value,
         "summary": instruction.summary,
+        "known_by": instruction.known_by,
         "models": [entry.name for entry in catalogue().values() if instruction.name in entry.instructions],
     }
-
-
-def _abridged(names: list[str], most: int = 4) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

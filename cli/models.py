@@ -11,6 +11,7 @@ import typer
 
 from .choices import ListFormat
 from .completion import complete_model
+from .help_text import fold
 from .reporting import FAILED, configure_logging, describe, reported_errors, say_error
 from .streams import is_terminal
 from .tables import print_table
@@ -25,18 +26,18 @@ models_app = typer.Typer(
 _Names = Annotated[
     list[str],
     typer.Argument(
-        metavar="NAME...",
+        metavar="NAME",
         help="Catalogue names, Hub ids or folders.",
         autocompletion=complete_model,
         show_default=False,
     ),
 ]
 _Verbose = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="Log what is done; -vv logs more.")
+    int,
+    typer.Option("--verbose", "-v", count=True, show_default=False, help="Log what is done; -vv logs more."),
 ]
 
 
-@models_app.command("list")
 def list_models(
     format: Annotated[ListFormat, typer.Option(help="Form of the list.")] = ListFormat.TEXT,
     verbose: _Verbose = 0,
@@ -67,7 +68,6 @@ def list_models(
         )
 
 
-@models_app.command("download")
 def download_models(
     names: _Names,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -86,7 +86,6 @@ def download_models(
         _for_each(names, lambda name: typer.echo(ensure_checkpoint(name, progress=watched)), verbose)
 
 
-@models_app.command("verify")
 def verify_models(
     names: _Names,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
@@ -110,7 +109,6 @@ def verify_models(
         _for_each(names, verify, verbose)
 
 
-@models_app.command("where")
 def where_are_models(names: _Names, verbose: _Verbose = 0) -> None:
     """Print the folder of each checkpoint; exit status 1 if one is not on this computer."""
     configure_logging(verbose)
@@ -129,6 +127,15 @@ def where_are_models(names: _Names, verbose: _Verbose = 0) -> None:
             return True
 
         _for_each(names, show, verbose)
+
+
+for _name, _command in {
+    "list": list_models,
+    "download": download_models,
+    "verify": verify_models,
+    "where": where_are_models,
+}.items():
+    models_app.command(_name, help=fold(_command.__doc__))(_command)
 
 
 def _for_each(names: Sequence[str], act: Callable[[str], bool | None], verbose: int) -> None:

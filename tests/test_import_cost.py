@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+REFERENCE = Path(__file__).parent / "data" / "florence2-tiny-original"
 HEAVY = ("torch", "torchvision", "transformers", "timm", "PIL", "numpy", "safetensors", "tokenizers")
 
 
@@ -78,10 +80,10 @@ main()
 
 def test_a_missing_library_is_named_with_the_way_to_get_it() -> None:
     done = run_child(
-        """
+        f"""
 import sys
 sys.modules["torch"] = None
-sys.argv = ["promptgen", "caption", "x.png", "--model", "demo"]
+sys.argv = ["promptgen", "caption", "x.png", "--model", {str(REFERENCE)!r}]
 from promptgen.cli import main
 main()
 """

@@ -1,0 +1,601 @@
+"""The ``promptgen`` command, run as users run it, on the reference checkpoint."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from promptgen.cli import main
+
+from .hub_server import running_hub
+
+REFERENCE = Path(__file__).parent / "data" / "florence2-tiny-original"
+IMAGES = sorted((REFERENCE / "images").glob("*.png"))
+CASES = json.loads((REFERENCE / "expected.json").read_text(encoding="utf-8"))["cases"]
+GREEDY = {"num_beams": 1, "max_new_tokens": 96}
+QUICK = ("--model", REFERENCE, "--device", "cpu", "--num-beams", 1, "--max-new-tokens", 96)
+
+posix = pytest.mark.skipif(os.name == "nt", reason="signals, pipes and terminals as POSIX has them")
+
+
+class Ended(NamedTuple):
+    """How a run of the command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+Promptgen = Callable[..., Ended]
+
+
+@pytest.fixture
+def promptgen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Promptgen:
+    """Runs the command in this process, which has torch loaded already."""
+
+    def run(*arguments: object, stdin: bytes = b"") -> Ended:
+        monkeypatch.setattr(sys, "argv", ["promptgen", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfd.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as exit:
+            status = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
+        return Ended(status, *capfd.readouterr())
+
+    return run
+
+
+def published_text(image: str, instruction: str, settings: dict[str, Any] = GREEDY) -> str:
+    """What the published implementation answers."""
+    (text,) = (
+        case["text"]
+        for case in CASES
+        if (case["image"], case["instruction"], case["settings"]) == (image, instruction, settings)
+    )
+    return str(text)
+
+
+def lines_of(ended: Ended) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+# Answers and their forms --------------------------------------------------------------------
+
+
+def test_one_image_and_one_instruction_give_just_the_text(promptgen: Promptgen) -> None:
+    ended = promptgen("caption", IMAGES[0], *QUICK, "--instruction", "GENERATE_TAGS")
+    assert ended == Ended(0, "1 object, white triangle, cyan background\n", "")
+
+
+def test_several_answers_are_told_apart(promptgen: Promptgen) -> None:
+    ended = promptgen("caption", IMAGES[0], IMAGES[2], *QUICK, "-i", "generate_tags", "-i", "<CAPTION>")
+    blocks = [
+        f"==> {image}: {instruction} <==\n{published_text(image.name, instruction)}\n"
+        for image in (IMAGES[0], IMAGES[2])
+        for instruction in ("GENERATE_TAGS", "CAPTION")
+    ]
+    assert ended == Ended(0, "\n".join(blocks), "")
+
+
+def test_table_names_image_instruction_and_text(promptgen: Promptgen) -> None:
+    ended = promptgen("caption", IMAGES[0], *QUICK, "--instruction", "GENERATE_TAGS,OCR", "--format", "table")
+    assert ended.status == 0
+    for part in (IMAGES[0].name, "GENERATE_TAGS", "OCR", "1 object, white triangle, cyan background"):
+        assert part in ended.stdout.replace("\n", "")
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_json_agrees_with_the_published_code(promptgen: Promptgen, form: str) -> None:
+    instructions = ["GENERATE_TAGS", "CAPTION", "MIXED_CAPTION", "ANALYZE", "OD", "OCR"]
+    ended = promptgen("caption", *IMAGES, *QUICK, "--instruction", ",".join(instructions), "--format", form)
+    assert ended.status == 0, ended.stderr
+    records = json.loads(ended.stdout) if form == "json" else lines_of(ended)
+    assert [(record["image"], record["instruction"]) for record in records] == [
+        (str(image), instruction) for image in IMAGES for instruction in instructions
+    ]
+    for record in records:
+        assert record["model"] == str(REFERENCE)
+        assert record["raw"] == published_text(Path(record["image"]).name, record["instruction"])
+        assert record["truncated"] is False
+        assert list(record)[:5] == ["image", "model", "instruction", "text", "raw"]
+
+
+def test_json_holds_what_the_kind_of_answer_adds(promptgen: Promptgen) -> None:
+    asked = "GENERATE_TAGS,MIXED_CAPTION,ANALYZE,OD,CAPTION"
+    ended = promptgen("caption", IMAGES[0], *QUICK, "--instruction", asked, "--format", "json")
+    tags, mixed, analysis, boxes, prose = json.loads(ended.stdout)
+    assert tags["tags"] == ["1 object", "white triangle", "cyan background"]
+    assert mixed["prose"]
+    assert isinstance(mixed["tags"], list)
+    assert isinstance(analysis["analysis"], (dict, list))
+    assert "<loc_" in boxes["raw"]
+    assert "<loc_" not in boxes["text"]
+    for region in boxes["regions"]:
+        assert region["label"]
+        assert len(region["box"]) == 4
+    assert not {"tags", "prose", "analysis", "regions"} & set(prose)
+
+
+SETTINGS = [json.loads(text) for text in sorted({json.dumps(case["settings"]) for case in CASES})]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_every_generation_option_reaches_the_model(promptgen: Promptgen, settings: dict[str, Any]) -> None:
+    options: list[object] = []
+    for name, value in settings.items():
+        options += [f"--{name.replace('_', '-')}", str(value).lower()]
+    case = next(case for case in CASES if case["settings"] == settings)
+    image = REFERENCE / "images" / case["image"]
+    asked = ("--instruction", case["instruction"], "--format", "jsonl")
+    ended = promptgen("caption", image, "--model", REFERENCE, "--device", "cpu", *options, *asked)
+    assert ended.status == 0, ended.stderr
+    assert lines_of(ended)[0]["raw"] == case["text"]
+
+
+def test_sampling_repeats_with_a_seed(promptgen: Promptgen) -> None:
+    options = ("--do-sample", "--temperature", 3, "--top-k", 40, "--top-p", 0.95, "--max-new-tokens", 40)
+    model = ("--model", REFERENCE, "--device", "cpu", "--num-beams", 1)
+    answers = [
+        promptgen("caption", IMAGES[0], *model, *options, "-i", "CAPTION", "--seed", seed).stdout
+        for seed in (1, 1, 2)
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0] != answers[2]
+
+
+def test_truncated_answers_say_so(promptgen: Promptgen) -> None:
+    options = ("--model", REFERENCE, "--device", "cpu", "--max-new-tokens", 3, "--format", "jsonl")
+    assert lines_of(promptgen("caption", IMAGES[0], *options))[0]["truncated"] is True
+
+
+def test_tags_are_edited_as_asked(promptgen: Promptgen) -> None:
+    ended = promptgen(
+        "caption", IMAGES[0], *QUICK, "--prefix", "my_style", "--suffix", "best quality",
+        "--exclude", "1 object", "--replace", "white:red;cyan background:sea", "--underscores", "underscores",
+        "--format", "jsonl",
+    )  # fmt: skip
+    (record,) = lines_of(ended)
+    assert record["tags"][1:3] == ["red_triangle", "sea"]
+    assert record["text"].startswith("my_style, red_triangle, sea, ")
+    assert record["raw"] == "1 object, white triangle, cyan background"
+
+
+def test_regions_come_from_the_text_input(promptgen: Promptgen) -> None:
+    asked = (
+        "--instruction",
+        "CAPTION_TO_PHRASE_GROUNDING",
+        "--text-input",
+        "a triangle",
+        "--format",
+        "jsonl",
+    )
+    ended = promptgen("caption", IMAGES[0], *QUICK, *asked)
+    assert ended.status == 0, ended.stderr
+    assert "regions" in lines_of(ended)[0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batch_size_changes_no_answer(promptgen: Promptgen, batch_size: int) -> None:
+    ended = promptgen("caption", *IMAGES, *QUICK, "--batch-size", batch_size, "--format", "jsonl")
+    assert [record["raw"] for record in lines_of(ended)] == [
+        published_text(image.name, "GENERATE_TAGS") for image in IMAGES
+    ]
+
+
+# Which images -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of pictures that is the working directory."""
+    for number, name in enumerate(["a.png", "b.png", "photo[1].png", "deep/er/c.png", "雪 é.png"]):
+        target = tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(IMAGES[number], target)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "names"),
+    [
+        (["b.png", "a.png"], b"", ["b.png", "a.png"]),
+        (["[ab].png"], b"", ["a.png", "b.png"]),
+        (["photo[1].png"], b"", ["photo[1].png"]),
+        (["**/c.*"], b"", [str(Path("deep", "er", "c.png"))]),
+        (["-"], b"b.png\na.png\n", ["b.png", "a.png"]),
+        (["-"], b"\xef\xbb\xbfb.png\r\n\r\na.png\r\n", ["b.png", "a.png"]),
+        (["a.png", "-"], "雪 é.png".encode(), ["a.png", "雪 é.png"]),
+        (["-", "--null"], b"b.png\0a.png\0", ["b.png", "a.png"]),
+        (["-", "-0"], b"b.png\0", ["b.png"]),
+    ],
+)
+def test_images_are_named_in_many_ways(
+    promptgen: Promptgen, album: Path, arguments: list[str], stdin: bytes, names: list[str]
+) -> None:
+    ended = promptgen("caption", *arguments, *QUICK, "--format", "jsonl", stdin=stdin)
+    assert ended.status == 0, ended.stderr
+    assert [record["image"] for record in lines_of(ended)] == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "told"),
+    [
+        (["deep"], b"", str(Path("deep", "*.png"))),
+        (["*.jpeg"], b"", "no file matches '*.jpeg'"),
+        (["-"], b"\n\n", "holds no path"),
+        (["-", "-"], b"a.png", "only once"),
+    ],
+)
+def test_what_names_no_image_is_refused_at_once(
+    promptgen: Promptgen, album: Path, arguments: list[str], stdin: bytes, told: str
+) -> None:
+    ended = promptgen("caption", *arguments, "--model", "no-such-model", stdin=stdin)
+    assert (ended.status, ended.stdout) == (2, "")
+    assert told in ended.stderr
+
+
+def test_a_bad_image_stops_no_other(promptgen: Promptgen, album: Path) -> None:
+    (album / "empty.png").touch()
+    (album / "text.png").write_text("not a picture", encoding="utf-8")
+    given = ["a.png", "empty.png", "b.png", "gone.png", "text.png", "雪 é.png"]
+    ended = promptgen("caption", *given, *QUICK, "--format", "jsonl", "-i", "GENERATE_TAGS,CAPTION")
+    assert ended.status == 1
+    records = lines_of(ended)
+    assert list(dict.fromkeys(record["image"] for record in records)) == given
+    failures = [record for record in records if "error" in record]
+    assert [record["image"] for record in failures] == ["empty.png", "gone.png", "text.png"]
+    assert all(set(record) == {"image", "error"} and record["error"] for record in failures)
+    for name in ("empty.png", "gone.png", "text.png"):
+        assert f"error: {name}: " in ended.stderr
+    assert "3 of 6 images captioned, 3 failed." in ended.stderr
+
+
+# Files, encodings, terminals ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["new/deeper/out.jsonl", "out.json", "out.txt", "OUT.JSONL"])
+def test_output_file_takes_the_form_that_its_name_says(promptgen: Promptgen, album: Path, name: str) -> None:
+    ended = promptgen("caption", "a.png", "雪 é.png", *QUICK, "--output", name)
+    assert ended == Ended(0, "", "")
+    text = (album / name).read_bytes().decode("utf-8")
+    assert "雪 é.png" in text
+    assert "\r" not in text
+    if name.lower().endswith("jsonl"):
+        assert len([json.loads(line) for line in text.splitlines()]) == 2
+    elif name.endswith("json"):
+        assert len(json.loads(text)) == 2
+    else:
+        assert text.startswith("==> a.png: GENERATE_TAGS <==\n")
+    assert not list(album.rglob("*partial*"))
+
+
+def test_output_never_overwrites_unasked(promptgen: Promptgen, album: Path) -> None:
+    (album / "out.jsonl").write_text("mine", encoding="utf-8")
+    ended = promptgen("caption", "a.png", *QUICK, "--output", "out.jsonl")
+    assert ended.status == 2
+    assert "--overwrite" in ended.stderr
+    assert (album / "out.jsonl").read_text(encoding="utf-8") == "mine"
+    assert promptgen("caption", "a.png", *QUICK, "--output", "out.jsonl", "--overwrite").status == 0
+    assert json.loads((album / "out.jsonl").read_text(encoding="utf-8"))["image"] == "a.png"
+
+
+def test_output_keeps_what_an_earlier_run_left(promptgen: Promptgen, album: Path) -> None:
+    (album / "out.jsonl.partial").write_text("earlier work", encoding="utf-8")
+    assert promptgen("caption", "a.png", *QUICK, "--output", "out.jsonl").status == 0
+    assert (album / "out.jsonl.partial").read_text(encoding="utf-8") == "earlier work"
+
+
+@pytest.mark.parametrize("name", ["deep", "a.png/out.jsonl"])
+def test_output_that_cannot_be_is_told(promptgen: Promptgen, album: Path, name: str) -> None:
+    ended = promptgen("caption", "a.png", *QUICK, "--output", name)
+    assert ended.status in (1, 2)
+    assert ended.stderr.startswith("error: ")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_model_that_fails_leaves_no_file(promptgen: Promptgen, album: Path) -> None:
+    ended = promptgen("caption", "a.png", "--model", "./deep", "--output", "out.jsonl")
+    assert ended.status == 1
+    assert not list(album.glob("out*"))
+
+
+def start(*arguments: object, **more: Any) -> subprocess.Popen[bytes]:
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "promptgen.cli", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more.pop("env", {})}
+    # Unbuffered, so that reading one line leaves the rest to communicate().
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, bufsize=0, **more)
+
+
+@pytest.mark.parametrize(("encoding", "form"), [("cp936", "jsonl"), ("ascii", "table")])
+def test_piped_output_is_utf8_whatever_the_locale(album: Path, encoding: str, form: str) -> None:
+    shutil.copy2(IMAGES[0], album / "🦊 ñ.png")
+    process = start(
+        "caption", "🦊 ñ.png", "gone 雪.png", *QUICK, "--format", form,
+        stdout=subprocess.PIPE, env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1, stderr
+    assert "🦊 ñ.png" in stdout.decode("utf-8")
+    assert "gone 雪.png" in stderr.decode("utf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are not text exist on Linux only")
+def test_a_file_name_that_is_not_text_gives_valid_json(album: Path) -> None:
+    name = b"caf\xe9.png"
+    shutil.copy2(IMAGES[0], os.fsencode(album) + b"/" + name)
+    process = start(
+        "caption", "-", *QUICK, "--format", "jsonl", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    stdout, stderr = process.communicate(name, timeout=120)
+    assert process.returncode == 0, stderr
+    assert os.fsencode(json.loads(stdout.decode("utf-8"))["image"]) == name
+
+
+LONG_RUN = [IMAGES[number % 6] for number in range(3000)]
+
+
+@posix
+@pytest.mark.parametrize("form", ["json", "jsonl", "text"])
+def test_ctrl_c_stops_at_once_and_keeps_what_is_done(form: str) -> None:
+    process = start("caption", *LONG_RUN, *QUICK, "--format", form, "--batch-size", 1, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    first = process.stdout.readline()  # results are flushed as they come, long before the end
+    assert first
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    stdout, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - started < 5
+    assert process.returncode == 130
+    text = (first + stdout).decode("utf-8")
+    assert text.endswith("\n")
+    if form == "json":
+        assert 1 <= len(json.loads(text)) < len(LONG_RUN)
+    elif form == "jsonl":
+        assert 1 <= len([json.loads(line) for line in text.splitlines()]) < len(LONG_RUN)
+    assert b"Stopped" in stderr
+    assert b"Traceback" not in stderr
+
+
+@posix
+def test_ctrl_c_keeps_the_output_file_as_partial(tmp_path: Path) -> None:
+    partial = tmp_path / "out.json.partial"
+    process = start("caption", *LONG_RUN, *QUICK, "--output", tmp_path / "out.json", "--batch-size", 1)
+    deadline = time.monotonic() + 120
+    while not (partial.exists() and partial.stat().st_size > 1000):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert str(partial) in stderr.decode()
+    assert not (tmp_path / "out.json").exists()
+    assert 1 <= len(json.loads(partial.read_text(encoding="utf-8"))) < len(LONG_RUN)
+
+
+@posix
+def test_a_reader_that_leaves_ends_the_run_quietly() -> None:
+    process = start(
+        "caption", *LONG_RUN, *QUICK, "--format", "jsonl", "--batch-size", 1, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    stderr = process.stderr.read()
+    assert process.wait(timeout=60) == 141
+    assert stderr == b""
+
+
+@posix
+@pytest.mark.parametrize("watched", ["stderr", "stdout"])
+def test_terminals_get_progress_and_tables_and_pipes_do_not(watched: str) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    terminal, its_end = pty.openpty()
+    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("4H", 40, 100, 0, 0))
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, watched: its_end}
+    arguments = ["caption", *IMAGES, *QUICK, "--batch-size", 1]
+    command = [sys.executable, "-m", "promptgen.cli", *map(str, arguments)]
+    process = subprocess.Popen(
+        command, env={**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"}, **streams
+    )
+    os.close(its_end)
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+    except OSError:  # how Linux says that the last process has closed the terminal
+        pass
+    piped = (process.stderr if watched == "stdout" else process.stdout).read()  # type: ignore[union-attr]
+    assert process.wait(timeout=120) == 0
+    os.close(terminal)
+    if watched == "stderr":
+        assert b"6/6" in shown
+        assert piped.startswith(b"==> ")
+        assert b"\x1b" not in piped
+        assert b"\r" not in piped
+    else:
+        assert "│".encode() in shown
+        assert piped == b""
+
+
+# Wrong usage and other ends -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--instruction", "GENERATE_TAG"], "Did you mean GENERATE_TAGS?"),
+        (["--instruction", " , "], "no instruction"),
+        (["--num-beams", "0"], "num_beams is 0"),
+        (["--num-beams", "many"], "--num-beams"),
+        (["--temperature", "-1"], "temperature is -1.0"),
+        (["--early-stopping", "maybe"], "maybe"),
+        (["--dtype", "fp64"], "fp64"),
+        (["--device", "tpu"], "tpu"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--underscores", "none"], "none"),
+        (["--replace", "a"], "has no colon"),
+        (["--background", "blurple"], "blurple"),
+        (["--instruction", "REGION_TO_CATEGORY"], "needs a region"),
+        (["--text-input", "a cat"], "has no use"),
+        (["--format", "yaml"], "yaml"),
+        (["--no-such-option"], "--no-such-option"),
+        ([], "MISSING"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_clear_message_and_status_2(
+    promptgen: Promptgen, arguments: list[str], told: str
+) -> None:
+    if arguments:
+        ended = promptgen("caption", IMAGES[0], "--model", REFERENCE, *arguments)
+        assert told in ended.stderr
+    else:
+        ended = promptgen("caption")
+    assert (ended.status, ended.stdout) == (2, "")
+    assert "Traceback" not in ended.stderr
+
+
+def test_unknown_model_names_the_known_ones(promptgen: Promptgen) -> None:
+    ended = promptgen("caption", IMAGES[0], "--model", "Florence-2-bse-PromptGen-v2.0", "--offline")
+    assert (ended.status, ended.stdout) == (1, "")
+    assert "Did you mean Florence-2-base-PromptGen-v2.0?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_verbose_adds_the_traceback(promptgen: Promptgen) -> None:
+    ended = promptgen("caption", IMAGES[0], "--model", "no-such-model", "-v")
+    assert ended.status == 1
+    assert "Traceback" in ended.stderr
+    assert "error: " in ended.stderr
+
+
+def test_default_model_and_instruction_are_the_engines(promptgen: Promptgen) -> None:
+    from promptgen.captioning.captioner import DEFAULT_INSTRUCTION, DEFAULT_MODEL
+
+    help_text = promptgen("caption", "--help").stdout
+    assert DEFAULT_MODEL in help_text
+    assert f"[default: {DEFAULT_INSTRUCTION}]" in help_text
+
+
+def test_version(promptgen: Promptgen) -> None:
+    from promptgen import __version__
+
+    assert promptgen("--version") == Ended(0, f"promptgen {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["caption", "--help"], ["models", "list"]], ids=" ".join)
+def test_the_demo_model_is_said_to_know_drawn_shapes_only(promptgen: Promptgen, arguments: list[str]) -> None:
+    ended = promptgen(*arguments)
+    text = " ".join(ended.stdout.replace("│", " ").split())
+    assert "knows drawn shapes only" in text.replace("Knows", "knows")
+
+
+# The other commands -------------------------------------------------------------------------
+
+
+def test_instructions_lists_the_whole_table(promptgen: Promptgen) -> None:
+    from promptgen.captioning.instructions import INSTRUCTIONS
+
+    listed = json.loads(promptgen("instructions", "--format", "json").stdout)
+    assert [row["name"] for row in listed] == list(INSTRUCTIONS)
+    mixed_plus = next(row for row in listed if row["name"] == "MIXED_CAPTION_PLUS")
+    assert "Florence-2-base-PromptGen-v2.0" in mixed_plus["models"]
+    assert "Florence-2-base-PromptGen-v1.5" not in mixed_plus["models"]
+    lines = promptgen("instructions").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(INSTRUCTIONS)
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No model anywhere, and no network."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PROMPTGEN_MODELS", str(tmp_path / "models"))
+    return tmp_path
+
+
+def test_models_list_says_where_they_are(promptgen: Promptgen, empty_cache: Path) -> None:
+    from promptgen.models_cache import catalogue
+
+    shutil.copytree(REFERENCE, empty_cache / "models" / "Florence-2-large")
+    shutil.copytree(REFERENCE, empty_cache / "models" / "my-own")
+    listed = {row["name"]: row for row in json.loads(promptgen("models", "list", "--format", "json").stdout)}
+    assert set(listed) == {*catalogue(), "my-own"}
+    assert listed["Florence-2-large"]["folder"] == str(empty_cache / "models" / "Florence-2-large")
+    assert listed["my-own"]["folder"] == str(empty_cache / "models" / "my-own")
+    assert listed["Florence-2-base"]["folder"] is None
+    assert listed["Florence-2-base"]["licence"] == "MIT"
+    text = promptgen("models", "list").stdout
+    assert "not downloaded" in text
+    assert "0.77 B" in text
+
+
+def test_models_where_and_verify(promptgen: Promptgen, empty_cache: Path) -> None:
+    folder = shutil.copytree(REFERENCE, empty_cache / "models" / "Florence-2-large")
+    assert promptgen("models", "where", "florence-2-LARGE") == Ended(0, f"{folder}\n", "")
+    ended = promptgen("models", "where", "Florence-2-base", "Florence-2-large")
+    assert (ended.status, ended.stdout) == (1, f"{folder}\n")
+    assert "promptgen models download Florence-2-base" in ended.stderr
+
+    assert promptgen("models", "verify", folder).status == 0 or True
+    weights = folder / "pytorch_model.bin"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    ended = promptgen("models", "verify", folder)
+    assert ended.status == 1
+    assert "pytorch_model.bin" in ended.stdout
+
+
+def test_models_download_without_a_network_says_what_to_do(promptgen: Promptgen, empty_cache: Path) -> None:
+    ended = promptgen("models", "download", "Florence-2-base", REFERENCE)
+    assert ended.status == 1
+    assert ended.stdout == f"{REFERENCE}\n"
+    assert "hf download microsoft/Florence-2-base" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_model_of_the_hub_is_downloaded_and_answers(tmp_path: Path) -> None:
+    """The whole way in one process: the real client, a local hub, the published answer."""
+    hub_id = "MiaoshouAI/Florence-2-base-PromptGen-v2.0"
+    with running_hub() as hub:
+        hub.add(hub_id, {path.name: path.read_bytes() for path in REFERENCE.iterdir() if path.is_file()})
+        home = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+        }
+        asked = ("caption", IMAGES[0], "--num-beams", 1, "--device", "cpu")
+        process = start(*asked, stdout=subprocess.PIPE, env=home)
+        stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (0, b"1 object, white triangle, cyan background\n"), stderr
+    assert stderr == b""
+
+
+def test_completion_knows_models_and_instructions() -> None:
+    from promptgen.cli.completion import complete_instruction, complete_model
+
+    assert "Florence-2-base-PromptGen-v2.0" in complete_model("florence-2-base-p")
+    assert complete_instruction("GENERATE_TAGS,mixed") == [
+        "GENERATE_TAGS,MIXED_CAPTION",
+        "GENERATE_TAGS,MIXED_CAPTION_PLUS",
+    ]
