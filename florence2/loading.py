@@ -8,7 +8,7 @@ tensors are put into it one by one, so that the weights exist once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -89,8 +89,10 @@ def original_state_dict(network: Florence2Network) -> dict[str, Tensor]:
     return {names.get(name, name): tensor.detach() for name, tensor in state.items()}
 
 
+_ATTENTION = {"spatial": "window_attn", "channel": "channel_attn"}
+
 # transformers' names -> the original ones; first match wins
-_CONVERTED = (
+_CONVERTED: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^model\.vision_tower\.convs\.(\d+)\.conv\.", r"vision_tower.convs.\1.proj."),
     (r"^model\.vision_tower\.convs\.(\d+)\.norm\.", r"vision_tower.convs.\1.norm."),
     (
@@ -115,14 +117,13 @@ _CONVERTED = (
     (r"^lm_head\.", "language_model.lm_head."),
     (r"^final_logits_bias$", LOGITS_BIAS),
 )
-_ATTENTION = {"spatial": "window_attn", "channel": "channel_attn"}
 _CONVERTED_PROJECTION = "model.multi_modal_projector.image_projection.weight"
 
 
 def _to_original(name: str) -> str:
     for pattern, replacement in _CONVERTED:
         if re.match(pattern, name):
-            return re.sub(pattern, replacement, name, count=1)  # type: ignore[arg-type]
+            return re.sub(pattern, replacement, name, count=1)
     return name
 
 

@@ -87,8 +87,8 @@ def _bart_tokenizer(folder: Path) -> Tokenizer:
             f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt."
         )
     tokenizer = Tokenizer(BPE.from_file(str(vocab), str(merges)))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     special = [
         AddedToken(token, normalized=False, special=True) for token in ("<s>", "<pad>", "</s>", "<unk>")
     ]
@@ -106,7 +106,7 @@ def _bart_tokenizer(folder: Path) -> Tokenizer:
                     f"{added} puts {token!r} at {expected}, the vocabulary at {tokenizer.token_to_id(token)}."
                 )
     begin, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", begin), ("</s>", end)]
     )
     return tokenizer
