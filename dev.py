@@ -314,17 +314,19 @@ def prepare_venv() -> str:
     if _read(stamp) == _fingerprint() and _works(python):
         return python
     started = time.monotonic()
-    if not _works(python, "import pip"):
+    fresh = not _works(python, "import pip")
+    if fresh:
         say(f"Repairing {VENV.name}" if VENV.exists() else f"Making {VENV.name}")
         stamp.unlink(missing_ok=True)
         make = [sys.executable, "-m", "venv"]
         if run([*make, str(VENV)]) != 0 or not _works(python, "import pip"):
             advice = f"could not make {VENV}. On Debian and Ubuntu: apt install python3-venv"
             checked([*make, "--clear", str(VENV)], advice)
-    say("Installing what pyproject.toml asks for (the first time this downloads torch, a few minutes)")
+    say("Installing what pyproject.toml asks for" + (" (torch is large: some minutes)" if fresh else ""))
     stamp.unlink(missing_ok=True)
+    quiet = [] if fresh else ["--quiet"]  # the first time, pip's progress is worth seeing
     checked(
-        [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--editable", ".[dev]"],
+        [python, "-m", "pip", "install", "--disable-pip-version-check", *quiet, "--editable", ".[dev]"],
         "pip could not install the requirements (see above). Without a network, set PIP_FIND_LINKS to a "
         "folder of wheels.",
     )

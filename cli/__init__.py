@@ -7,15 +7,17 @@ __all__ = ["main"]
 
 def main() -> None:
     """Entry point of the ``promptgen`` script. Exit statuses: see :mod:`promptgen.cli.reporting`."""
-    import sys
+    from .streams import leave_at_once, use_utf8
 
-    from .streams import use_utf8
-
+    stopped = 130
     try:
         use_utf8()
         from .app import app
 
         app()
-    except KeyboardInterrupt:
-        # Ctrl-C before a command has begun (libraries still loading): nothing to keep, nothing to say.
-        sys.exit(130)
+    except KeyboardInterrupt:  # before a command has begun (libraries still loading): nothing to keep or say
+        leave_at_once(stopped)
+    except SystemExit as ended:
+        if ended.code == stopped:  # everything is written and closed by now
+            leave_at_once(stopped)
+        raise

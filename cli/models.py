@@ -129,12 +129,13 @@ def where_are_models(names: _Names, verbose: _Verbose = 0) -> None:
         _for_each(names, show, verbose)
 
 
-for _name, _command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_models,
     "download": download_models,
     "verify": verify_models,
     "where": where_are_models,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     models_app.command(_name, help=fold(_command.__doc__))(_command)
 
 
