@@ -87,7 +87,7 @@ def test_find_nothing() -> None:
 def test_an_entry_cannot_be_changed() -> None:
     entry = catalogue()["Florence-2-Flux-Large"]
     with pytest.raises(TypeError):
-        entry.prompts["CAPTION"] = "x"  # type: ignore[index]
+        entry.prompts["CAPTION"] = "x"
 
 
 def test_user_entries(file: Path) -> None:

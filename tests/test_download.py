@@ -220,6 +220,29 @@ def test_goes_on_in_the_next_process(hub: FakeHub, client: Client, how: signal.S
     assert no_parts(client.home)
 
 
+def test_a_stopped_repair_counts_as_unfinished_although_all_that_is_needed_is_there(
+    hub: FakeHub, client: Client
+) -> None:
+    """Without its generation settings a checkpoint loads, but writes other text."""
+    files = {**small_files(), "model.safetensors": safetensors_bytes(300_000)}
+    hub.add(HUB_ID, files)
+    folder = client.home / "models" / NAME
+    folder.mkdir(parents=True)
+    for name in set(files) - {"model.safetensors", "generation_config.json"}:
+        (folder / name).write_bytes(files[name])
+    hub.hold["generation_config.json"] = 0
+    process = client.start(f"print(ensure_checkpoint({str(folder)!r}))")
+    assert hub.held.wait(30)
+    process.kill()
+    process.communicate(timeout=30)
+    hub.released.set()
+    assert (folder / "model.safetensors").is_file()
+    assert client.run(f"print(find_checkpoint({str(folder)!r}))").out.strip() == "None"
+    assert "not finished" in client.ensure(str(folder), HF_HUB_OFFLINE="1").error
+    assert client.ensure(str(folder)).folder == folder
+    assert contents(folder) == files
+
+
 def _grows_to(folder: Path, nbytes: int) -> bool:
     end = time.monotonic() + 30
     while time.monotonic() < end:
@@ -388,7 +411,7 @@ def test_no_such_repository(client: Client) -> None:
 def test_a_gated_repository(hub: FakeHub, client: Client) -> None:
     hub.add(HUB_ID, single(), gated=True)
     error = client.ensure().error
-    assert "gated" in error
+    assert "accept its terms" in error
     assert "hf auth login" in error
 
 
@@ -480,6 +503,7 @@ def test_many_processes_download_once(hub: FakeHub, client: Client) -> None:
     assert len(set(answers)) == 1
     assert Path(answers[0]).is_dir()
     assert len(hub.transfers()) == 1
+    assert sum(request.path.startswith("/api/") for request in hub.requests) == 1
 
 
 def test_symlinks_are_not_needed(hub: FakeHub, client: Client) -> None:

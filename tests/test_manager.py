@@ -309,6 +309,14 @@ def _timers() -> int:
     return sum(thread.name == "promptgen-idle-models" for thread in threading.enumerate())
 
 
+def test_a_model_that_is_not_idle_for_long_stays(make_manager: MakeManager, folders: list[str]) -> None:
+    manager = make_manager(idle_seconds=30)
+    use(manager, folders[0])
+    time.sleep(0.3)
+    [info] = manager.loaded()
+    assert 0.3 <= info.idle_seconds < 30
+
+
 def test_never_idle(make_manager: MakeManager, folders: list[str]) -> None:
     manager = make_manager(idle_seconds=None)
     use(manager, folders[0])
@@ -329,9 +337,9 @@ def test_settings_can_be_changed(make_manager: MakeManager, folders: list[str]) 
         manager.configure(placement=DirectPlacement())
     for wrong in ({"budget_bytes": -1}, {"idle_seconds": -0.5}):
         with pytest.raises(ValueError, match="at least 0"):
-            manager.configure(**wrong)  # type: ignore[arg-type]
+            manager.configure(**wrong)
         with pytest.raises(ValueError, match="at least 0"):
-            ModelManager(**wrong)  # type: ignore[arg-type]
+            ModelManager(**wrong)
 
 
 def test_unload(make_manager: MakeManager, folders: list[str]) -> None:
@@ -349,6 +357,19 @@ def test_unload(make_manager: MakeManager, folders: list[str]) -> None:
         del model
     assert manager.loaded() == []
     assert [reference() is None for reference in gone] == [True, True, True]
+    use(manager, folders[0])
+    manager.unload()
+    assert wait_until(lambda: _timers() == 0), "nothing is left to watch"
+
+
+def test_the_listing_begins_with_the_latest(make_manager: MakeManager, folders: list[str]) -> None:
+    manager = make_manager()
+    for folder in folders[:3]:
+        use(manager, folder)
+    assert names(manager) == ["C", "B", "A"]
+    with manager.acquire(folders[0]), manager.acquire(folders[0]):
+        assert names(manager) == ["A", "C", "B"]
+        assert [info.in_use for info in manager.loaded()] == [2, 0, 0]
 
 
 def test_close(make_manager: MakeManager, folders: list[str]) -> None:
