@@ -26,6 +26,10 @@ GENERATION_SETTINGS = frozenset(
     }
 )  # fmt: skip
 
+# transformers 4's `save_pretrained` writes its default of every setting into `text_config`, so most fine-tunes
+# hold this number. Nobody chose it, and it would end every answer after 19 tokens.
+_UNSET_MAX_LENGTH = 20
+
 IMAGE_FEATURE_SOURCES = ("spatial_avg_pool", "temporal_avg_pool", "last_frame")
 
 
@@ -303,6 +307,8 @@ def _image_config(folder: Path) -> ImageProcessingConfig:
 
 def _generation_settings(text: Mapping[str, Any], path: Path) -> dict[str, Any]:
     settings = {name: value for name, value in text.items() if name in GENERATION_SETTINGS}
+    if settings.get("max_length") == _UNSET_MAX_LENGTH:
+        del settings["max_length"]
     if path.exists():
         settings |= {name: value for name, value in read_json(path).items() if name in GENERATION_SETTINGS}
     return {name: value for name, value in settings.items() if value is not None}

@@ -55,21 +55,22 @@ def generation_config(
         positions: places of the decoder; one answer has at most that many new tokens.
 
     Raises:
-        ValueError: ``max_new_tokens`` is above ``positions``.
+        ValueError: the user's ``max_new_tokens`` is above ``positions``; a checkpoint's own is lowered to it.
     """
+    if options.max_new_tokens is not None and options.max_new_tokens > positions:
+        raise ValueError(
+            f"max_new_tokens is {options.max_new_tokens}; the decoder of this checkpoint has "
+            f"{positions} positions. Choose at most {positions}."
+        )
     merged = dict(settings) | options.given()
     maximum = merged.pop("max_length", None)
     if merged.get("max_new_tokens") is None:
         # max_length counts the decoder start token
-        merged["max_new_tokens"] = min(positions, maximum - 1) if maximum else positions
+        merged["max_new_tokens"] = maximum - 1 if maximum else positions
+    merged["max_new_tokens"] = min(merged["max_new_tokens"], positions)
     minimum = merged.pop("min_length", None)
     if minimum and merged.get("min_new_tokens") is None:
         merged["min_new_tokens"] = minimum - 1
-    if merged["max_new_tokens"] > positions:
-        raise ValueError(
-            f"max_new_tokens is {merged['max_new_tokens']}; the decoder of this checkpoint has "
-            f"{positions} positions. Choose at most {positions}."
-        )
     if not merged.get("do_sample"):  # they act only while sampling; transformers warns otherwise
         for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
             merged.pop(name, None)

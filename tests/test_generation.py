@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from promptgen.florence2 import Florence2Model, GeneratedSequence, GenerationOptions
+from promptgen.florence2.generation import generation_config
 
 from .checkpoints import REFERENCE, copy_reference, edit_json, expected
 
@@ -132,6 +133,27 @@ def test_max_length_of_the_file_counts_the_start_token(tmp_path: Path, features:
     answer = ask(settings_of(tmp_path / "c", max_length=9), features[:1])[0]
     assert len(answer.token_ids) == 9
     assert answer.truncated
+
+
+def test_the_defaults_that_save_pretrained_writes_into_text_config_are_no_settings(
+    tmp_path: Path, model: Florence2Model, features: torch.Tensor
+) -> None:
+    """As in every checkpoint that a trainer on transformers 4 saved; 20 is that library's default."""
+    folder = copy_reference(tmp_path / "c", weights=True)
+    dumped = {"max_length": 20, "min_length": 0, "do_sample": False, "length_penalty": 1.0, "temperature": 1.0}
+    dumped |= {"top_k": 50, "top_p": 1.0, "typical_p": 1.0, "num_beam_groups": 1, "num_return_sequences": 1}
+    dumped |= {"bad_words_ids": None, "suppress_tokens": None, "encoder_no_repeat_ngram_size": 0}
+    edit_json(folder / "config.json", lambda raw: raw["text_config"].update(dumped))
+    tuned = Florence2Model.load(folder, device="cpu", dtype="fp32")
+    prompt = "<MIXED_CAPTION>"
+    answers = ask(tuned, features[:2], prompt)
+    assert max(len(answer.token_ids) for answer in answers) > 20
+    assert answers == ask(model, features[:2], prompt)
+
+
+@pytest.mark.parametrize("setting", [{"max_new_tokens": 4096}, {"max_length": 4096}], ids=str)
+def test_a_limit_of_the_file_above_the_decoder_is_lowered(setting: dict[str, Any]) -> None:
+    assert generation_config(setting, GenerationOptions(), 1024).max_new_tokens == 1024
 
 
 def test_the_n_gram_rule_and_forced_tokens(model: Florence2Model, features: torch.Tensor) -> None:
