@@ -26,8 +26,8 @@ GENERATION_SETTINGS = frozenset(
     }
 )  # fmt: skip
 
-# transformers 4's `save_pretrained` writes its default of every setting into `text_config`, so most fine-tunes
-# hold this number. Nobody chose it, and it would end every answer after 19 tokens.
+# transformers 4's `save_pretrained` writes its default of every setting into `text_config`, so most
+# fine-tunes hold this number. Nobody chose it, and it would end every answer after 19 tokens.
 _UNSET_MAX_LENGTH = 20
 
 IMAGE_FEATURE_SOURCES = ("spatial_avg_pool", "temporal_avg_pool", "last_frame")

@@ -140,8 +140,15 @@ def test_the_defaults_that_save_pretrained_writes_into_text_config_are_no_settin
 ) -> None:
     """As in every checkpoint that a trainer on transformers 4 saved; 20 is that library's default."""
     folder = copy_reference(tmp_path / "c", weights=True)
-    dumped = {"max_length": 20, "min_length": 0, "do_sample": False, "length_penalty": 1.0, "temperature": 1.0}
-    dumped |= {"top_k": 50, "top_p": 1.0, "typical_p": 1.0, "num_beam_groups": 1, "num_return_sequences": 1}
+    dumped: dict[str, Any] = {"max_length": 20, "min_length": 0, "do_sample": False, "length_penalty": 1.0}
+    dumped |= {
+        "temperature": 1.0,
+        "top_k": 50,
+        "top_p": 1.0,
+        "typical_p": 1.0,
+        "num_beam_groups": 1,
+        "num_return_sequences": 1,
+    }
     dumped |= {"bad_words_ids": None, "suppress_tokens": None, "encoder_no_repeat_ngram_size": 0}
     edit_json(folder / "config.json", lambda raw: raw["text_config"].update(dumped))
     tuned = Florence2Model.load(folder, device="cpu", dtype="fp32")
