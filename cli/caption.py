@@ -312,7 +312,8 @@ def _caption_all(
                 writer.write(records_of(result, captioner.model))
                 if result.error is not None:
                     failed += 1
-                    say_error(f"{result.image}: {result.error}")
+                    named = result.error.startswith(result.image)  # image errors name their file themselves
+                    say_error(result.error if named else f"{result.image}: {result.error}")
             progress.advance()
     return failed
 
@@ -359,15 +360,15 @@ def _make_captioner(
     from ..florence2 import resolve_device, resolve_dtype
     from ..models_cache import ensure_checkpoint
 
-    watched = is_terminal(sys.stderr) and not quiet
-    ensure_checkpoint(model, offline=offline, progress=watched)
-    if watched:
-        say(f"Loading {model}")
-    try:
+    try:  # before a download, which a mistyped device should not start
         device = resolve_device(device)
         dtype = resolve_dtype(dtype, device)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    watched = is_terminal(sys.stderr) and not quiet
+    ensure_checkpoint(model, offline=offline, progress=watched)
+    if watched:
+        say(f"Loading {model}")
     return Captioner(model, device=device, dtype=dtype, batch_size=batch_size)
 
 
