@@ -17,9 +17,11 @@ commas and white space between the parts. How it is decided, from the surest to 
 3. *Each piece of text gets a mark* from -1 (reads like prose) to 1 (reads like tags). What counts: how
    many words stand between commas, articles, verbs and conjunctions, full stops within, a capital at the
    beginning and a full stop at the end.
-4. *The one place for the boundary* is that which agrees best with the marks. Prose first is preferred to tags
-   first, both parts to one alone, and of several equal places the last is taken: two short lines without any
-   sign are prose and then tags.
+4. *Two paragraphs* of which the second reads like tags are prose and tags, however the first one reads: that
+   is how PromptGen writes, and prose may be a list of short phrases too.
+5. *The one place for the boundary* is otherwise that which agrees best with the marks. Prose first is
+   preferred to tags first, both parts to one alone, and of several equal places the last is taken: two short
+   lines without any sign are prose and then tags.
 """
 
 from __future__ import annotations
@@ -63,22 +65,21 @@ class MixedParts:
 
 def split_mixed(text: str) -> MixedParts:
     """Split any text into prose, tags and analysis; see the module's description for how."""
-    lines = _lines(text)
     analysis_lines: list[str] = []
-    pieces: list[_Piece] = []
+    lines: list[_Line] = []  # of prose and tags
     in_analysis = False
-    for line in lines:
+    for line in _lines(text):
         if line.after_blank:
             in_analysis = False
         start = 0 if in_analysis else _find_analysis(line.text)
         if start is None:
-            pieces.extend(_cut(line))
+            lines.append(line)
             continue
         in_analysis = True
         if start:
-            pieces.extend(_cut(replace(line, text=line.text[:start])))
+            lines.append(replace(line, text=line.text[:start]))
         analysis_lines.append(line.text[start:].strip(_SEPARATORS))
-    prose, tags = _assign(pieces)
+    prose, tags = _assign(_cut_all(lines))
     return MixedParts(
         "".join(piece.gap + piece.text for piece in prose).strip(_SEPARATORS),
         _join_tags(tags),
@@ -147,10 +148,22 @@ def _find_after_sentence(line: str) -> int | None:
     return None
 
 
-def _cut(line: _Line) -> list[_Piece]:
+def _cut_all(lines: list[_Line]) -> list[_Piece]:
+    """The lines, each as one piece or as two."""
+    pieces: list[_Piece] = []
+    tags_follow = False  # then the tags are not behind a full stop of this line
+    for line in reversed(lines):
+        pieces[:0] = _cut(line, tags_follow)
+        tags_follow |= _mark(line.text) > 0.5
+    return pieces
+
+
+def _cut(line: _Line, tags_follow: bool) -> list[_Piece]:
     """The line as one piece, or as two if it plainly holds prose and tags."""
     gap = "\n\n" if line.after_blank else "\n"
-    for position in (_tags_after_prose(line.text), _prose_after_tags(line.text)):
+    whole = tags_follow and _breaks(line.text) and not line.text.endswith(",")
+    for find in (_prose_after_tags,) if whole else (_tags_after_prose, _prose_after_tags):
+        position = find(line.text)
         if position is not None:
             head, tail = line.text[:position].rstrip(), line.text[position:].lstrip()
             return [
@@ -210,6 +223,8 @@ def _mark(text: str) -> float:
         mark = -1.0 if prose else 0.0
     else:
         mark = (len(pieces) - 2 * prose) / len(pieces) * (0.6 if len(pieces) == 2 else 1)
+    if _reads_like_prose(pieces[0]):  # tags may hold an article, but a list of them does not begin with one
+        mark = min(mark, -0.5 if text[0].isupper() else 0)
     if _looks_like_sentence(text):
         mark -= 1
     elif re.search(r"[.!?。！？]\Z", text):
@@ -221,6 +236,8 @@ def _assign(pieces: list[_Piece]) -> tuple[list[_Piece], list[_Piece]]:
     """Prose and tags, each a run of pieces, so that the marks agree best."""
     if not pieces:
         return [], []
+    if len(pieces) == 2 and pieces[1].gap == "\n\n" and pieces[1].mark > 0.5:
+        return pieces[:1], pieces[1:]
     best = (-math.inf, 0, True)  # agreement, boundary, whether prose is first
     difference = -sum(piece.mark for piece in pieces)  # marks after the boundary less those before it
     for boundary in range(len(pieces), -1, -1):

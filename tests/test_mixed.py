@@ -93,6 +93,9 @@ def test_tags_first_with_a_short_beginning_of_prose() -> None:
         ("Red square", "square, red"),
         ("a black circle on a gray background", "1 object, black circle, gray background"),
         ("Sunset over hills, golden light, calm sea.", "sunset, hills, sea"),
+        ("Golden hour, calm water. Quiet mood, soft light", "sea, sunset, no humans"),
+        ("A portrait of Mr. Smith, tall, bald, old", "1boy, solo, bald"),
+        ("a woman, standing, outdoors, hat", "1girl, standing, hat"),
         ("一个女孩站在树旁。她微笑。", "1girl, solo"),
         ('The sign says "SALE, NOW, OPEN!"', "sign, english text"),
     ],
@@ -115,6 +118,9 @@ def test_short_lines_are_kept(prose: str, tags: str) -> None:
         "Red, green, blue, and yellow balloons float in the sky.",
         "Red, Green, Blue, Yellow, White balloons float high above the sleepy little town.",
         "The scene has trees, rocks, and water.",
+        "A portrait of Mr. Smith, tall, bald, old",
+        "outdoors, a woman stands by a river. she smiles",
+        "Background: a dark forest with trees.",
         "Mr. Smith, tall, bald, and old, waits. He reads, smokes, and the rain falls.",
         f"{PROSE}\n\n{PROSE}",
         "Outdoors, a woman stands by a river. Indoors, a man sleeps.",
@@ -143,6 +149,31 @@ def test_tags_alone(tags: str) -> None:
     assert split_mixed(tags) == MixedParts(tags=tags)
     assert split_mixed(f"{PROSE}\n{tags}") == MixedParts(PROSE, tags)
     assert split_mixed(f"{tags}\n\n{ANALYSIS}") == MixedParts("", tags, ANALYSIS)
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "red haired girl, blue eyes, white dress, standing on the beach, sunset behind her",
+        "Close-up portrait, soft light, blurred background",
+        "woman, man, dog and cat sit on a bench in the park",
+        "1 cat",
+    ],
+)
+def test_of_two_paragraphs_the_first_is_prose_however_it_reads(prose: str) -> None:
+    assert split_mixed(f"{prose}\n\n{TAGS}") == MixedParts(prose, TAGS)
+    assert split_mixed(f"{prose}\n\n{TAGS}\n\n{ANALYSIS}") == MixedParts(prose, TAGS, ANALYSIS)
+
+
+@pytest.mark.parametrize("gap", ["\n", "\n\n"])
+def test_prose_that_ends_in_short_phrases_is_not_cut_where_tags_follow(gap: str) -> None:
+    prose = "A cat sleeps on a chair. Warm light, soft shadows, wooden floor, quiet mood"
+    assert split_mixed(f"{prose}{gap}{TAGS}") == MixedParts(prose, TAGS)
+
+
+def test_prose_cut_off_in_a_list_is_no_tags() -> None:
+    prose = "The image shows a woman with long hair, blue eyes, red lips, pale skin, a neck"
+    assert split_mixed(prose) == MixedParts(prose)
 
 
 def test_tags_over_several_lines_become_one() -> None:
