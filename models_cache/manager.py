@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import EllipsisType
@@ -19,6 +19,7 @@ from .files import ensure_checkpoint
 from .folders import resolve
 from .memory import estimate_bytes, fingerprint, return_memory
 from .placement import DirectPlacement, Placement
+from .records import snapshot_hub_id
 
 logger = logging.getLogger(__name__)
 
@@ -252,6 +253,10 @@ class ModelManager:
             where = self._placement.load_device(slot.key.device)
             model = self._loader(slot.key.folder, where, slot.key.dtype)
             nbytes = model.nbytes
+            with self._condition:
+                self._start_timer()
+                slot.model, slot.nbytes = model, nbytes
+                removed = self._take_for(0)
         except BaseException as error:  # noqa: BLE001 - it is raised again, here and in all that wait
             _forget_frames(error)
             with self._condition:
@@ -260,10 +265,6 @@ class ModelManager:
             slot.ready.set()
             return_memory()
             return
-        with self._condition:
-            slot.model, slot.nbytes = model, nbytes
-            removed = self._take_for(0)
-            self._start_timer()
         slot.ready.set()
         del model  # a local variable here would outlive an unload from elsewhere
         self._let_go(removed)
@@ -333,25 +334,28 @@ class ModelManager:
 
     def _let_go(self, slots: list[_Slot]) -> int:
         """Drop the models of slots that were taken out; returns the bytes of their weights."""
-        freed = 0
-        for slot in slots:
-            try:
-                with self._placing:
-                    self._placement.unloading(slot.held())
-            finally:
-                slot.model = None
-            freed += slot.nbytes
-            logger.info("Unloaded %s from %s: %.0f MB", slot.name, slot.key.device, slot.nbytes / 1e6)
-        if slots:
-            return_memory()
-        return freed
+        with ExitStack() as every:  # each is let go, whatever the host makes of the others
+            if slots:
+                every.callback(return_memory)
+            for slot in reversed(slots):
+                every.callback(self._drop, slot)
+        return sum(slot.nbytes for slot in slots)
+
+    def _drop(self, slot: _Slot) -> None:
+        try:
+            with self._placing:
+                self._placement.unloading(slot.held())
+        finally:
+            slot.model = None
+        logger.info("Unloaded %s from %s: %.0f MB", slot.name, slot.key.device, slot.nbytes / 1e6)
 
     # ---- idle models
 
     def _start_timer(self) -> None:
         if self._idle_seconds is not None and self._timer is None:
-            self._timer = threading.Thread(target=self._watch, name="promptgen-idle-models", daemon=True)
-            self._timer.start()
+            timer = threading.Thread(target=self._watch, name="promptgen-idle-models", daemon=True)
+            timer.start()  # it waits for the lock, which is held here
+            self._timer = timer
 
     def _watch(self) -> None:
         """Unload models that were idle for too long; ends when nothing is loaded."""
@@ -369,7 +373,10 @@ class ModelManager:
                     self._condition.wait(None if due is None else due + self._idle_seconds - now)
                     continue
                 del idle
-            self._let_go(expired)
+            try:
+                self._let_go(expired)
+            except Exception:  # a host's placement: nobody waits for this thread, and other models are left
+                logger.exception("Unloading idle models failed")
             del expired
 
 
@@ -396,8 +403,13 @@ def _checked(name: str, value: _Number | None) -> _Number | None:
 
 
 def _name(model: str, folder: Path) -> str:
-    entry = resolve(model).entry
-    return entry.name if entry is not None else folder.name
+    """What a slot is called in listings, and by whom wants it unloaded."""
+    reference = resolve(model)
+    if reference.entry is not None:
+        return reference.entry.name
+    # A snapshot in the Hugging Face cache is called after its commit, which tells nobody anything.
+    hub_id = reference.hub_id if reference.folder is None else snapshot_hub_id(folder)
+    return folder.name if hub_id is None else hub_id.rpartition("/")[2]
 
 
 def _names(model: str) -> set[str]:

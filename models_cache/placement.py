@@ -58,6 +58,10 @@ class DirectPlacement:
         from ..florence2 import resolve_device, resolve_dtype
 
         device = resolve_device(device)
+        if device.startswith("cuda"):  # "cuda" and "cuda:0" are one device, and a model on it is one model
+            import torch
+
+            device = f"cuda:{int(device[5:]) if device[5:] else torch.cuda.current_device()}"
         return device, resolve_dtype(dtype, device)
 
     def load_device(self, device: str) -> str:

@@ -136,7 +136,7 @@ def record_problems(folder: Path, *, rehash: bool = False) -> list[Problem]:
             touched = True
     if not record.complete:
         problems.append(Problem(record_path(folder).name, "unfinished", "the download was not finished"))
-    if touched:
+    if touched and not problems:  # while there are any, a repair may be writing the record
         try:
             write_record(folder, record)
         except OSError as error:

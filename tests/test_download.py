@@ -503,7 +503,7 @@ def test_many_processes_download_once(hub: FakeHub, client: Client) -> None:
     assert len(set(answers)) == 1
     assert Path(answers[0]).is_dir()
     assert len(hub.transfers()) == 1
-    assert sum(request.path.startswith("/api/") for request in hub.requests) == 1
+    assert sum(request.path.startswith("/api/models/") for request in hub.requests) == 1
 
 
 def test_symlinks_are_not_needed(hub: FakeHub, client: Client) -> None:
