@@ -362,6 +362,27 @@ def test_unload(make_manager: MakeManager, folders: list[str]) -> None:
     assert wait_until(lambda: _timers() == 0), "nothing is left to watch"
 
 
+def test_a_model_of_the_cache_is_called_by_its_name_and_not_by_its_commit(
+    make_manager: MakeManager, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "models--me--My-Florence" / "snapshots" / ("1" * 40)
+    copy_reference(snapshot, weights=True)
+    manager = make_manager(find=lambda model: snapshot)
+    for model in ("me/My-Florence", str(snapshot)):
+        use(manager, model)
+        assert names(manager) == ["My-Florence"]
+        assert manager.unload("me/My-Florence") > 0
+
+
+def test_cuda_is_the_device_that_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    resolve = DirectPlacement().resolve
+    assert resolve("cuda", "auto") == resolve("auto", "auto") == resolve("cuda:1", "fp16")
+    assert resolve("cuda:0", "fp32") == ("cuda:0", "fp32")
+
+
 def test_the_listing_begins_with_the_latest(make_manager: MakeManager, folders: list[str]) -> None:
     manager = make_manager()
     for folder in folders[:3]:
@@ -465,6 +486,46 @@ def test_a_host_may_ask_the_manager_for_room(make_manager: MakeManager, folders:
 
     manager = make_manager(placement=Greedy())
     assert use(manager, folders[0], device="cpu", dtype="fp32")() is None
+
+
+def test_a_host_that_cannot_let_go_of_one_model_stops_no_other(
+    make_manager: MakeManager, folders: list[str]
+) -> None:
+    class Stubborn(Host):
+        def unloading(self, model: LoadedModel) -> None:
+            super().unloading(model)
+            if model.folder.name == "A":
+                raise RuntimeError("the host is in a mess")
+
+    host = Stubborn()
+    manager = make_manager(placement=host)
+    gone = [use(manager, folder, device="cpu") for folder in folders[:3]]
+    with pytest.raises(RuntimeError, match="in a mess"):
+        manager.unload()
+    assert host.calls.count("unloading") == 3
+    gc.collect()  # the error remembers A for as long as it lives
+    assert [reference() for reference in gone] == [None, None, None]
+
+    manager.configure(idle_seconds=0.05)
+    for folder in folders[:2]:
+        use(manager, folder, device="cpu")
+        assert wait_until(lambda: manager.loaded() == []), "the timer is still there"
+
+
+def test_a_model_that_could_not_be_watched_keeps_nobody_waiting(
+    make_manager: MakeManager, folders: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    manager = make_manager()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        for _attempt in ("first", "second"):  # which must not wait for the first
+            with pytest.raises(RuntimeError, match="new thread"), manager.acquire(folders[0]):
+                pass
+    assert manager.loaded() == []
+    use(manager, folders[0])
 
 
 def test_models_in_use_survive_any_order_of_events(make_manager: MakeManager, folders: list[str]) -> None:
