@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import os
 import re
 import struct
@@ -30,6 +31,8 @@ __all__ = ["DEFAULT_BACKGROUND", "ImageError", "as_rgb", "image_extensions", "op
 Background = str | tuple[int, int, int]
 
 DEFAULT_BACKGROUND = (255, 255, 255)
+
+logger = logging.getLogger(__name__)
 
 # What Pillow's decoders raise on files that are damaged or made to do harm. RuntimeError is libavif's and
 # libwebp's, AssertionError and UnboundLocalError some of the older plugins'.
@@ -64,15 +67,14 @@ def open_image(
     """
     colour = parse_background(background)
     if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        with _open_file(name) as file:
-            return _decode(file, str(name), colour)
+        path = os.fspath(source)
+        with _open_file(path) as file:
+            return _decode(file, _readable(path), colour)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), f"image of {len(source)} bytes", colour)
     if hasattr(source, "read"):
-        return _decode(
-            _seekable(source), str(getattr(source, "name", "") or "image from an open file"), colour
-        )
+        name = _readable(str(getattr(source, "name", "") or "image from an open file"))
+        return _decode(_seekable(source, name), name, colour)
     return as_rgb(source, background=colour)
 
 
@@ -99,13 +101,13 @@ def as_rgb(
     colour = parse_background(background)
     if not isinstance(image, PILImage.Image):
         return _flatten(_from_array(image, name or "array"), colour)
-    name = name or str(getattr(image, "filename", "") or "image")
+    name = name or _readable(str(getattr(image, "filename", "") or "image"))
     _check_size(image, name)
     try:
         image.load()
-        return _flatten(_upright(image), colour)
     except _DECODING_ERRORS as error:
         raise ImageError(f"{name}: {_reason(error)}") from error
+    return _convert(image, name, colour)
 
 
 def parse_background(background: Background) -> tuple[int, int, int]:
@@ -145,11 +147,17 @@ def image_extensions() -> frozenset[str]:
     )
 
 
-def _open_file(name: str) -> BinaryIO:
+def _readable(name: str) -> str:
+    """A file's name in one line that can be printed; what cannot, such as a line break in it, is escaped."""
+    return name if name.isprintable() else repr(name)
+
+
+def _open_file(path: str) -> BinaryIO:
+    name = _readable(path)
     try:
-        if Path(name).is_dir():
+        if Path(path).is_dir():
             raise ImageError(f"{name}: this is a folder, not an image file")
-        return open(name, "rb")
+        return open(path, "rb")
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file") from error
     except PermissionError as error:
@@ -157,19 +165,17 @@ def _open_file(name: str) -> BinaryIO:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         if isinstance(error, ImageError):
             raise
-        raise ImageError(f"{name!r}: the file cannot be opened: {_one_line(error)}") from error
+        raise ImageError(f"{name}: the file cannot be opened: {_one_line(error)}") from error
 
 
-def _seekable(file: Any) -> BinaryIO:
+def _seekable(file: Any, name: str) -> BinaryIO:
     """The file itself, or what is left in a stream that cannot go back."""
     try:
         if getattr(file, "seekable", lambda: False)():
             return file
         return io.BytesIO(file.read())
     except _DECODING_ERRORS as error:
-        raise ImageError(
-            f"{getattr(file, 'name', 'open file')}: cannot be read: {_one_line(error)}"
-        ) from error
+        raise ImageError(f"{name}: cannot be read: {_one_line(error)}") from error
 
 
 def _decode(file: BinaryIO, name: str, colour: tuple[int, int, int]) -> Image:
@@ -188,10 +194,9 @@ def _decode(file: BinaryIO, name: str, colour: tuple[int, int, int]) -> Image:
     if start:  # Pillow's plugins seek from the beginning of the file
         file = io.BytesIO(file.read())
     try:
-        with PILImage.open(file) as image:
-            _check_size(image, name)
-            image.load()
-            return _flatten(_upright(image), colour)
+        image = PILImage.open(file)
+        _check_size(image, name)
+        image.load()
     except ImageError:
         raise
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
@@ -199,6 +204,15 @@ def _decode(file: BinaryIO, name: str, colour: tuple[int, int, int]) -> Image:
     except PILImage.UnidentifiedImageError as error:
         raise ImageError(f"{name}: {_what_it_is(head)}") from error
     except _DECODING_ERRORS as error:
+        raise ImageError(f"{name}: {_reason(error)}") from error
+    return _convert(image, name, colour)
+
+
+def _convert(image: Image, name: str, colour: tuple[int, int, int]) -> Image:
+    """A decoded image upright and in RGB."""
+    try:
+        return _flatten(_upright(image, name), colour)
+    except (OSError, ValueError, MemoryError) as error:
         raise ImageError(f"{name}: {_reason(error)}") from error
 
 
@@ -258,13 +272,14 @@ def _what_it_is(head: bytes) -> str:
     return "not an image, or damaged at its beginning, or in a format that Pillow does not read"
 
 
-def _upright(image: Image) -> Image:
+def _upright(image: Image, name: str) -> Image:
     """The decoded image turned as its EXIF orientation says; one without a readable orientation as it is."""
     from PIL.Image import Transpose
 
     try:
         orientation = image.getexif().get(0x0112)
-    except _DECODING_ERRORS:  # damaged EXIF says nothing about how to turn
+    except _DECODING_ERRORS as error:
+        logger.warning("%s: the EXIF data are damaged, so it is not turned: %s", name, _one_line(error))
         return image
     turns = {
         2: Transpose.FLIP_LEFT_RIGHT,
@@ -287,8 +302,6 @@ def _flatten(image: Image, colour: tuple[int, int, int]) -> Image:
         return image.copy()
     if image.mode.startswith(("I", "F")):
         image = _to_grey(image)
-    if image.mode == "LAB":
-        return _from_lab(image)
     if image.mode in ("La", "RGBa"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
@@ -324,18 +337,6 @@ def _to_grey(image: Image) -> Image:
     if isinstance(transparent, int):
         grey.putalpha(PILImage.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey
-
-
-def _from_lab(image: Image) -> Image:
-    """CIE L*a*b* as sRGB; Pillow's own conversion does not know it."""
-    from PIL import ImageCms
-
-    converted = ImageCms.profileToProfile(
-        image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-    )
-    if converted is None:
-        raise ValueError("the L*a*b* colours cannot be converted")
-    return converted
 
 
 def _from_array(array: Any, name: str) -> Image:

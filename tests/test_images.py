@@ -158,9 +158,13 @@ def test_an_orientation_that_does_not_exist_turns_nothing(value: int) -> None:
     assert open_image(encoded(drawing(), "PNG", exif=exif)).size == (24, 16)
 
 
-def test_damaged_exif_costs_no_picture() -> None:
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_costs_no_picture(caplog: pytest.LogCaptureFixture) -> None:
     data = encoded(drawing(), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff broken")
     assert open_image(data).size == (24, 16)
+    data = encoded(drawing(), "PNG", exif=b"Exi9\x00\x00MM\x00*\x00\x00\x00\x08")
+    assert open_image(data).size == (24, 16)
+    assert "the EXIF data are damaged, so it is not turned" in caplog.text
 
 
 def test_a_16_bit_picture_is_turned_too() -> None:
@@ -341,6 +345,8 @@ def test_arrays() -> None:
     array = np.asarray(drawing())
     assert close(as_rgb(array), drawing(), 0)
     assert close(as_rgb(array.astype(np.float32) / 255), drawing(), 0)
+    greys = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert (pixels(as_rgb(greys.astype(np.float32) * np.float32(1 / 255)))[:, :, 0] == greys).all()
     assert close(as_rgb(array.astype(np.uint16) * 257), drawing(), 0)
     assert close(as_rgb(array[:, :, ::-1][:, :, ::-1]), drawing(), 0)
     assert as_rgb(array[:, :, 0]).mode == "RGB"
@@ -424,6 +430,21 @@ def test_bad_files_say_which_and_why_in_one_line(tmp_path: Path, name: str) -> N
     with pytest.raises(ImageError, match=why) as caught:
         open_image(data)
     assert str(caught.value).startswith(f"image of {len(data)} bytes: ")
+
+
+def test_errors_stay_in_one_line_whatever_is_said(tmp_path: Path) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError("first line\n  second line")
+
+    with pytest.raises(ImageError, match=r"from an open file: cannot be read: first line second line$"):
+        open_image(Broken())
+    with pytest.raises(ImageError, match=r"a\\nb\.png': no such file") as caught:
+        open_image(tmp_path / "a\nb.png")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ImageError) as caught:
+        open_image("\udce9.png")  # a name that is not UTF-8
+    assert str(caught.value).encode()
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:

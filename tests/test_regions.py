@@ -155,6 +155,12 @@ def test_boxes_from_users(region: str, bins: tuple[int, ...]) -> None:
     assert region_tokens(region, SIZE) == locations(*bins)
 
 
+@pytest.mark.parametrize(("edge", "size", "number"), [(4.047, 71, 57), (260.739, 261, 999), (8.094, 142, 57)])
+def test_the_edge_of_a_bin_belongs_to_it(edge: float, size: int, number: int) -> None:
+    assert edge * 1000 / size < number  # in floats
+    assert region_tokens(f"0,{edge},{size},{size}", (size, size)) == locations(0, number, 999, 999)
+
+
 def test_tokens_from_users_pass_on_without_the_blanks() -> None:
     assert region_tokens(" <loc_1> <loc_2><loc_3>\n<loc_4> ") == locations(1, 2, 3, 4)
     assert region_tokens(locations(*range(8))) == locations(*range(8))

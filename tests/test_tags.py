@@ -115,6 +115,7 @@ def test_parentheses() -> None:
         ("* *", ["1girl", "hair"]),
         ("saber (fate)", ["1girl", "blue_sky", "long hair", "hair", "*_*"]),
         ("*_*", ["1girl", "blue_sky", "long hair", "hair", r"saber \(fate\)"]),
+        ("1, long, blue, saber", ["1girl", "blue_sky", "long hair", "hair", r"saber \(fate\)", "*_*"]),
         ("air, girl, .*", ["1girl", "blue_sky", "long hair", "hair", r"saber \(fate\)", "*_*"]),
         ("*", []),
     ],
