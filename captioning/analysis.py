@@ -9,9 +9,9 @@ NA``. What is known of the format, and what is made of it here:
 * A name is one of :data:`ANALYSIS_FIELDS`, in any case and with spaces or underscores, or an unknown one
   in snake case (``eye_color``). In the value of ``text``, which quotes what is written in the picture, an
   unknown name must have an underscore to count.
-* A semicolon before a field begins the next subject, and so does a field that the subject already has. But if
-  all fields are separated by semicolons and none comes twice, they are one subject's. A semicolon before
-  anything else belongs to the value; :meth:`Analysis.subject` then deals its parts out to the subjects.
+* A field that the subject already has begins the next subject, and so does a semicolon before a field,
+  unless all fields are separated by semicolons. A semicolon before anything else belongs to the value;
+  :meth:`Analysis.subject` then deals its parts out to the subjects.
 * ``NA`` is "unknown". It is kept, and left out of :meth:`Analysis.sentence`.
 
 No word of the answer is lost: what precedes the first field is in :attr:`Analysis.unparsed`.
@@ -71,7 +71,8 @@ class Analysis:
         """The fields of one subject, counted from 0; empty if there are not so many.
 
         Where the model listed the subjects within the values (``gender: female; male``), a value's part
-        of that number is taken; a value with one part holds for all of them.
+        of that number is taken; a value with one part holds for all of them, and so does ``text``, which may
+        quote a semicolon, unless it has a part for each.
         """
         if index < 0:
             raise ValueError(f"the subject's number is {index}; it counts from 0")
@@ -80,6 +81,8 @@ class Analysis:
         if index >= self.subject_count:
             return {}
         parts = {name: value.split(";") for name, value in self.subjects[0].items()}
+        if "text" in parts and len(parts["text"]) != self.subject_count:
+            parts["text"] = [self.subjects[0]["text"]]
         return {
             name: values[min(index, len(values) - 1)].strip()
             for name, values in parts.items()
@@ -138,10 +141,7 @@ def parse_analysis(text: str) -> Analysis:
         value = text[field.end() : following.start() if following else len(text)]
         entries.append((field["before"], _field_name(field["known"] or field["unknown"]), _trim(value)))
 
-    names = [name for _, name, _ in entries]
-    semicolons_only = all(separator == ";" for separator, _, _ in entries[1:]) and len(set(names)) == len(
-        names
-    )
+    semicolons_only = all(separator == ";" for separator, _, _ in entries[1:])
     subjects: list[dict[str, str]] = [{}]
     for separator, name, value in entries:
         if (separator == ";" and subjects[-1] and not semicolons_only) or name in subjects[-1]:

@@ -57,6 +57,11 @@ def test_every_known_field_in_any_spelling(field: str) -> None:
             [{"location": "indoor"}, {"gender": "female", "age": "5"}],
         ),
         ("gender: female; age: 20; race: NA", [{"gender": "female", "age": "20", "race": "NA"}]),
+        (
+            "camera_angle: front; gender: female; age: 5; gender: male; age: 6",
+            [{"camera_angle": "front", "gender": "female", "age": "5"}, {"gender": "male", "age": "6"}],
+        ),
+        ("gender: female; gender: male; gender: NA", [{"gender": name} for name in ("female", "male", "NA")]),
         ("gender: female; male, age: 20; 30", [{"gender": "female; male", "age": "20; 30"}]),
         ("gender: female;", [{"gender": "female"}]),
         ("text: SALE: 50%, now: today, action: NA", [{"text": "SALE: 50%, now: today", "action": "NA"}]),
@@ -84,9 +89,11 @@ def test_subjects_one_by_one() -> None:
     assert apart.subject(2) == {}
     within = parse_analysis("location: park, gender: female; male, text: a; b; c")
     assert within.subject_count == 2
-    assert within.subject(0) == {"location": "park", "gender": "female", "text": "a"}
-    assert within.subject(1) == {"location": "park", "gender": "male", "text": "b"}
+    assert within.subject(0) == {"location": "park", "gender": "female", "text": "a; b; c"}
+    assert within.subject(1) == {"location": "park", "gender": "male", "text": "a; b; c"}
     assert within.subject(2) == {}
+    assert parse_analysis("gender: NA; male, text: a; b").subject(1) == {"gender": "male", "text": "b"}
+    assert parse_analysis("age: 5, text: SALE; 50% off").subject(0) == {"age": "5", "text": "SALE; 50% off"}
     assert Analysis().subject_count == 0
     with pytest.raises(ValueError, match="counts from 0"):
         apart.subject(-1)
