@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 from ..florence2 import GenerationOptions
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..models_cache import CheckpointEntry, ModelManager
     from ..models_cache.families import LoadedModel
 
-ImageSource = Union[str, Path, bytes, BinaryIO, "Image", "numpy.ndarray"]
+ImageSource = Union[str, "os.PathLike[str]", bytes, BinaryIO, "Image", "numpy.ndarray"]
 """A path, the bytes of an image file, an open file, a Pillow image or an array ``[H, W, C]``."""
 
 StepCallback = Callable[[int], None]
@@ -295,10 +295,15 @@ def _shared_manager() -> ModelManager:
 
 def _named(images: ImageSource | Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
     """Each picture with its name: the path, or its place for what has none."""
-    single = isinstance(images, (str, Path, bytes)) or hasattr(images, "read") or _is_picture(images)
+    single = (
+        isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview))
+        or hasattr(images, "read")
+        or _is_picture(images)
+    )
     pictures: Iterable[Any] = [images] if single else images  # type: ignore[assignment]
     for number, image in enumerate(pictures, start=1):
-        name = str(image) if isinstance(image, (str, Path)) else getattr(image, "filename", "")
+        named = isinstance(image, (str, os.PathLike))
+        name = os.fspath(image) if named else getattr(image, "filename", "")
         yield str(name) or f"image {number}", image
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,10 +76,12 @@ class FeatureCache:
         return len(self._features)
 
 
-@cache
+_shared = FeatureCache()  # made at import, which threads cannot do twice
+
+
 def shared_feature_cache() -> FeatureCache:
     """The one cache of this process."""
-    return FeatureCache()
+    return _shared
 
 
 def image_key(image: Image) -> str:

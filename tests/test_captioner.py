@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,8 +121,12 @@ def test_pictures_of_every_kind_of_source(manager: ModelManager) -> None:
         results = captioner(manager).caption(sources, "CAPTION", SHORT)
     assert len({result.results for result in results}) == 1
     assert [result.image for result in results][:3] == [str(path), str(path), "image 3"]
-    for source in (str(path), path, path.read_bytes(), image, np.asarray(image)):  # one, not in a list
-        assert captioner(manager).caption(source, "CAPTION", SHORT)[0].results == results[0].results
+    alone = [str(path), path, path.read_bytes(), bytearray(path.read_bytes()), image, np.asarray(image)]
+    with os.scandir(path.parent) as entries:
+        alone += [entry for entry in entries if entry.name == path.name]  # a path, but no Path
+    for source in alone:  # one, not in a list
+        [result] = captioner(manager).caption(source, "CAPTION", SHORT)
+        assert result.results == results[0].results
 
 
 def test_results_come_as_they_are_ready(manager: ModelManager) -> None:
