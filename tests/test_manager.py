@@ -481,8 +481,10 @@ def test_a_host_may_ask_the_manager_for_room(make_manager: MakeManager, folders:
             manager.unload()
 
         def unloading(self, model: LoadedModel) -> None:
-            with ThreadPoolExecutor(1) as pool:  # from another thread: no lock of the manager is held here
-                pool.submit(manager.loaded).result(10)
+            other = threading.Thread(target=manager.loaded, daemon=True)
+            other.start()
+            other.join(10)
+            assert not other.is_alive(), "a lock of the manager is held while the host is asked"
 
     manager = make_manager(placement=Greedy())
     assert use(manager, folders[0], device="cpu", dtype="fp32")() is None
