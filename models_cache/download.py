@@ -149,14 +149,14 @@ class _Download:
         self.record = known
 
     def run(self, progress: Progress) -> None:
-        self.place.folder.mkdir(parents=True, exist_ok=True)
-        self.incoming.mkdir(parents=True, exist_ok=True)
         chosen = choose_weights(self.listing.files)
         if chosen is None or "config.json" not in self.listing.files:
             raise HubError(
                 f"{self.listing.hub_id} holds no checkpoint that can be read: "
                 f"{'no weights' if chosen is None else 'no config.json'} among its files."
             )
+        self.place.folder.mkdir(parents=True, exist_ok=True)
+        self.incoming.mkdir(parents=True, exist_ok=True)
         # The weights first and config.json last: a folder without it is nobody's checkpoint.
         texts = filter(is_text_file, self.listing.files)
         names = [chosen, *sorted(texts, key=lambda name: name == "config.json")]

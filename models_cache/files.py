@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .checks import USUAL_FILES, checkpoint_files, file_digest, folder_problems
@@ -198,12 +198,21 @@ def _locked(folder: Path) -> Iterator[None]:
     from huggingface_hub.utils import WeakFileLock
 
     state = folder / STATE_FOLDER
+    is_new = not state.exists()
     try:
         state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DownloadError(f"{state} cannot be made: {error.strerror}.") from error
-    with WeakFileLock(state / "lock"):
-        yield
+    try:
+        with WeakFileLock(state / "lock"):
+            yield
+    except BaseException:
+        if is_new and [path.name for path in state.iterdir()] == ["lock"]:  # nothing came: leave no trace
+            with suppress(OSError):
+                (state / "lock").unlink()
+                state.rmdir()
+                folder.rmdir()
+        raise
 
 
 def _blob_digests(folder: Path) -> dict[str, str]:

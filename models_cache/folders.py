@@ -111,7 +111,10 @@ def resolve(model: str | os.PathLike[str]) -> Reference:
         raise ModelNotFoundError(f"There is no folder {path}. " + _known(text), model=text)
     if HUB_ID.fullmatch(text.strip()):
         hub_id = text.strip()
-        return Reference(text, (hub_id.rpartition("/")[2],), hub_id)
+        name = hub_id.rpartition("/")[2]
+        if find_entry(name) is not None:  # a folder of that name holds the known checkpoint, not this one
+            name = hub_id.replace("/", "--")
+        return Reference(text, (name,), hub_id)
     named = local_checkpoints().get(text.strip())
     if named is not None:
         return _of_folder(text, named)
@@ -127,7 +130,7 @@ def candidates(reference: Reference, cache: Path) -> Iterator[Path]:
     for parent in search_folders():
         for name in reference.names:
             folder = parent / name
-            if folder.is_dir():
+            if folder.is_dir() and not _is_of_another(folder, reference.hub_id):
                 yield folder
         if reference.hub_id is not None:
             for nested in (reference.hub_id.replace("/", "--"), reference.hub_id):
@@ -136,6 +139,12 @@ def candidates(reference: Reference, cache: Path) -> Iterator[Path]:
                     yield folder
     if reference.hub_id is not None:
         yield from _snapshots(cache, reference.hub_id)
+
+
+def _is_of_another(folder: Path, hub_id: str | None) -> bool:
+    """Whether ``folder`` was downloaded from another repository, which has only its last name in common."""
+    record = read_record(folder) if hub_id is not None else None
+    return record is not None and hub_id is not None and record.hub_id.casefold() != hub_id.casefold()
 
 
 def cached_repository(cache: Path, hub_id: str) -> Path:

@@ -23,10 +23,14 @@ BLOCK = 2**16
 
 @dataclass
 class Request:
-    """One request that came in: ``first`` byte asked for and ``sent`` bytes of the body."""
+    """One request that came in: ``first`` byte asked for and ``sent`` bytes of the body.
+
+    ``authorised`` says whether a token came with it.
+    """
 
     method: str
     path: str
+    authorised: bool = False
     first: int = 0
     sent: int = 0
 
@@ -53,6 +57,8 @@ class FakeHub:
     """file -> how many times it is sent with a byte changed"""
     status: int | None = None
     """answer everything with this"""
+    token: str | None = None
+    """opens what is gated"""
     hold: dict[str, int] = field(default_factory=dict)
     """file -> after how many bytes the answer stops until ``released``"""
     held: threading.Event = field(default_factory=threading.Event)
@@ -117,7 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        self.request_note = Request(self.command, path)
+        self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        self.request_note = Request(self.command, path, bool(self.token))
         self.hub.requests.append(self.request_note)
         if self.hub.status is not None:
             self._error(self.hub.status, None, "out of order")
@@ -174,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(name, repository.files[name], {"X-Repo-Commit": repository.commit})
 
     def _data(self, hub_id: str, name: str) -> None:
-        repository = self._repository(hub_id)
+        repository = self._repository(hub_id, allow_gated=True)  # whoever was sent here has been let in
         if repository is not None:
             self._send(name, repository.files[name], {})
 
@@ -182,7 +189,9 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.hub.repositories.get(hub_id)
         if repository is None:  # without a token, the Hub does not tell private from absent
             self._error(401, "RepoNotFound", "Invalid username or password.")
-        elif repository.gated and not allow_gated:
+        elif (
+            repository.gated and not allow_gated and (self.hub.token is None or self.token != self.hub.token)
+        ):
             self._error(403, "GatedRepo", "Access to this model is restricted.")
         else:
             return repository

@@ -406,6 +406,9 @@ def test_without_a_network_the_error_says_all(client: Client) -> None:
 
 def test_no_such_repository(client: Client) -> None:
     assert "has no model nobody/nothing" in client.ensure("nobody/nothing").error
+    error = client.run(REGISTER + "ensure_checkpoint('nobody/nothing')").error
+    assert "nothing is not on this computer" in error
+    assert [path for path in client.home.rglob("*") if "nothing" in path.name] == [], "a typo leaves no trace"
 
 
 def test_a_gated_repository(hub: FakeHub, client: Client) -> None:
@@ -415,6 +418,14 @@ def test_a_gated_repository(hub: FakeHub, client: Client) -> None:
     assert "hf auth login" in error
 
 
+def test_the_token_opens_a_gated_repository_and_is_told_to_nobody_else(hub: FakeHub, client: Client) -> None:
+    hub.add(HUB_ID, single(), gated=True)
+    hub.token = "hf_secret"
+    assert client.ensure(HF_TOKEN="hf_secret").folder.is_dir()
+    assert hub.transfers(), "the weights came from the other host"
+    assert not any(request.authorised for request in hub.transfers())
+
+
 def test_a_hub_out_of_order(hub: FakeHub, client: Client) -> None:
     hub.status = 500
     assert "status 500" in client.ensure().error
@@ -422,7 +433,10 @@ def test_a_hub_out_of_order(hub: FakeHub, client: Client) -> None:
 
 def test_a_repository_without_weights(hub: FakeHub, client: Client) -> None:
     hub.add(HUB_ID, small_files())
-    assert "no weights" in client.ensure().error
+    for _attempt in range(2):
+        error = client.ensure().error
+        assert "no weights" in error
+        assert "is not on this computer" in error, "the first attempt has left nothing that looks begun"
 
 
 REGISTER = "register_folder('models', download=True)\n"

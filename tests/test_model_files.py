@@ -27,6 +27,7 @@ from promptgen.models_cache import (
     verify_checkpoint,
 )
 from promptgen.models_cache.memory import estimate_bytes
+from promptgen.models_cache.records import Record, write_record
 
 from .checkpoints import LAYOUTS, REFERENCE, copy_reference, make_layout, reference_state
 
@@ -80,6 +81,19 @@ def test_a_hub_id_that_is_not_in_the_catalogue(tmp_path: Path) -> None:
     register_folder(tmp_path / "models")
     assert find_checkpoint("me/My-Florence") == folder
     assert find_checkpoint("My-Florence") == folder
+
+
+def test_a_repository_of_the_same_last_name_is_another_checkpoint(tmp_path: Path) -> None:
+    make(tmp_path / "models" / NAME)
+    register_folder(tmp_path / "models")
+    assert find_checkpoint(f"somebody/{NAME}") is None, "that name is the catalogue's"
+    own = make(tmp_path / "models" / f"somebody--{NAME}")
+    assert find_checkpoint(f"somebody/{NAME}") == own
+
+    mine = make(tmp_path / "models" / "My-Florence")
+    write_record(mine, Record("me/My-Florence", "1" * 40, complete=True))
+    assert find_checkpoint("me/My-Florence") == mine
+    assert find_checkpoint("you/My-Florence") is None
 
 
 def test_the_order_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
