@@ -8,6 +8,7 @@ of tags and of a mixed answer is the model's own, less white space around it.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +139,7 @@ def parse_answer(
     if kind is AnswerKind.CAPTION:
         return Caption(text=edit_prose(text, options), **common)
     if kind is AnswerKind.TAGS:
-        tags = tuple(edit_tags(text, options))
+        tags = tuple(edit_tags(_without_full_stop(text), options))
         return Tags(text=text if options == TagOptions() else join_tags(tags), tags=tags, **common)
     if kind is AnswerKind.MIXED:
         return _mixed(text, options, common)
@@ -176,7 +177,7 @@ def _mixed(text: str, options: TagOptions, common: dict[str, Any]) -> Mixed:
 
 def _without_full_stop(tags: str) -> str:
     """Tags that were written like a sentence, with a full stop at the end, without it ("..." is a tag)."""
-    return tags[:-1] if tags.endswith(".") and len(tags) > 1 and tags[-2].isalnum() else tags
+    return tags[:-1] if re.search(r"(?:[^\W_]|\))\.\Z", tags) else tags
 
 
 def _region_text(regions: tuple[Region, ...], kind: AnswerKind, raw: str) -> str:

@@ -118,6 +118,14 @@ def test_a_full_stop_after_the_tags_of_a_mixed_answer_is_no_part_of_the_last() -
     assert result.tags == ("cat", "red hat")
 
 
+@pytest.mark.parametrize("instruction", ["GENERATE_TAGS", "MIXED_CAPTION"])
+@pytest.mark.parametrize("last", ["red hat", r"saber \(fate\)", "saber (fate)", "2024"])
+def test_a_full_stop_after_tags_of_either_kind(instruction: str, last: str) -> None:
+    result = parse_answer(instruction, f"1girl, solo, {last}.", SIZE)
+    assert isinstance(result, (Tags, Mixed))
+    assert result.tags == ("1girl", "solo", last)
+
+
 def test_analysis_is_never_edited() -> None:
     raw = "gender: cat, action: solo; gender: male"
     result = parse_answer("ANALYZE", raw, SIZE, tag_options=EVERYTHING)
