@@ -347,6 +347,7 @@ def test_arrays() -> None:
     assert close(as_rgb(array.astype(np.float32) / 255), drawing(), 0)
     greys = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert (pixels(as_rgb(greys.astype(np.float32) * np.float32(1 / 255)))[:, :, 0] == greys).all()
+    assert as_rgb(np.full((2, 2), 0.5)).getpixel((0, 0)) == (128, 128, 128)  # rounded, not cut
     assert close(as_rgb(array.astype(np.uint16) * 257), drawing(), 0)
     assert close(as_rgb(array[:, :, ::-1][:, :, ::-1]), drawing(), 0)
     assert as_rgb(array[:, :, 0]).mode == "RGB"
@@ -418,6 +419,7 @@ def broken_files() -> dict[str, tuple[bytes, str]]:
     }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("name", list(broken_files()))
 def test_bad_files_say_which_and_why_in_one_line(tmp_path: Path, name: str) -> None:
     data, why = broken_files()[name]
