@@ -193,7 +193,7 @@ class Captioner:
                     for instruction in instructions
                 ]
             except (ImageError, InstructionError) as error:
-                pictures.append(ImageResult(name, error=str(error), exception=error))
+                pictures.append(ImageResult(name, error=str(error), exception=_without_tracebacks(error)))
                 continue
             key = (model.identity, str(model.dtype), image_key(image))
             picture = _Picture(name, image.size, prompts, key, self._features.get(key))
@@ -281,6 +281,15 @@ def _features(picture: _Picture) -> Tensor:
     if picture.features is None:
         raise RuntimeError(f"{picture.name} was not encoded.")
     return picture.features
+
+
+def _without_tracebacks(error: Exception) -> Exception:
+    """The error for a result that may be kept: the frames of its tracebacks hold the model and the batch."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__context__
+    return error
 
 
 def _prompts_of(entry: CheckpointEntry | None) -> dict[str, str]:

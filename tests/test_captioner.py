@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +114,24 @@ def test_two_hundred_pictures_twenty_of_them_bad(manager: ModelManager, tmp_path
         else:
             assert len(result.results) == 1
             assert result.results[0].raw
+
+
+def test_results_with_errors_keep_neither_the_model_nor_the_batch(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    with closing(ModelManager(idle_seconds=None)) as own:
+        with own.acquire(str(REFERENCE), device="cpu", dtype="fp32") as model:
+            kept = weakref.ref(model)
+            del model
+        results = captioner(own).caption([tmp_path / "bad.png", PICTURES[0]], "CAPTION", SHORT)
+        assert isinstance(results[0].exception, ImageError)
+        assert isinstance(results[0].exception.__cause__, Image.UnidentifiedImageError)
+        own.unload()
+        gc.collect()
+        assert kept() is None
+    error: BaseException | None = results[0].exception
+    while error is not None:
+        assert error.__traceback__ is None
+        error = error.__context__
 
 
 def test_pictures_of_every_kind_of_source(manager: ModelManager) -> None:
