@@ -28,14 +28,15 @@ class GenerationOptions:
     length_penalty: float | None = None  # beam search only; exponent of the length
     no_repeat_ngram_size: int | None = None  # 0 switches the rule off
     early_stopping: bool | Literal["never"] | None = None  # beam search only
-    seed: int | None = None  # None draws a fresh one for every call
+    seed: int | None = None  # below 2**64; None draws a fresh one for every call
     output_scores: bool = False  # also answer log-probabilities
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "max_new_tokens"):
             self._require_integer(name, minimum=1)
-        for name in ("min_new_tokens", "top_k", "no_repeat_ngram_size", "seed"):
+        for name in ("min_new_tokens", "top_k", "no_repeat_ngram_size"):
             self._require_integer(name, minimum=0)
+        self._require_integer("seed", minimum=0, maximum=2**64 - 1)
         for name in ("temperature", "repetition_penalty"):
             self._require_number(name, above=0.0)
         self._require_number("top_p", above=0.0, maximum=1.0)
@@ -63,12 +64,14 @@ class GenerationOptions:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in own}
         return {name: value for name, value in values.items() if value is not None}
 
-    def _require_integer(self, name: str, minimum: int) -> None:
+    def _require_integer(self, name: str, minimum: int, maximum: int | None = None) -> None:
         value = getattr(self, name)
         if value is None:
             return
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {minimum}.")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or value < minimum or (maximum is not None and value > maximum):
+            limit = "" if maximum is None else f" and at most {maximum}"
+            raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {minimum}{limit}.")
 
     def _require_number(self, name: str, above: float = -math.inf, maximum: float = math.inf) -> None:
         value = getattr(self, name)

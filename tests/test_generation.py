@@ -60,6 +60,7 @@ def ask(
         ({"early_stopping": "sometimes"}, "early_stopping is 'sometimes'; it takes True, False or 'never'"),
         ({"do_sample": 1}, "do_sample is 1; it takes True or False"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; it takes a whole number of at least 0 and at most"),
     ],
 )
 def test_options_are_checked_when_they_are_made(options: dict[str, Any], message: str) -> None:
