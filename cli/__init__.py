@@ -14,7 +14,7 @@ def main() -> None:
         use_utf8()
         from .app import app
 
-        app()
+        app(windows_expand_args=False)  # click would expand patterns in every option, and [1] in file names
     except KeyboardInterrupt:  # before a command has begun (libraries still loading): nothing to keep or say
         leave_at_once(stopped)
     except SystemExit as ended:

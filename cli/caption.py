@@ -283,7 +283,7 @@ def caption(
             background=background,
         )
         with ExitStack() as stack:
-            stream = stack.enter_context(OutputFile(output, overwrite=overwrite)) if output else sys.stdout
+            stream = _open_output(stack, output, overwrite=overwrite)
             form = format or _form_for(output)
             writer = _make_writer(form, stream, alone=len(paths) * len(instructions) == 1)
             stack.callback(writer.close)
@@ -370,6 +370,14 @@ def _make_captioner(
     if watched:
         say(f"Loading {model}")
     return Captioner(model, device=device, dtype=dtype, batch_size=batch_size)
+
+
+def _open_output(stack: ExitStack, output: Path | None, *, overwrite: bool) -> TextIO:
+    if output is not None:
+        return stack.enter_context(OutputFile(output.expanduser(), overwrite=overwrite))
+    if sys.stdout is None:
+        raise UsageError("standard output is closed; name a file with --output.")
+    return sys.stdout
 
 
 def _form_for(output: Path | None) -> Format:

@@ -17,9 +17,9 @@ def expand_images(
 ) -> list[str]:
     """The images that ``arguments`` name, in order and as they were written.
 
-    A name that exists is taken literally, so ``photo[1].jpg`` needs no quoting. Otherwise ``*``, ``?``,
-    ``[...]`` and ``**`` (any depth) are expanded here, for shells that do not do it. ``-`` stands for the
-    paths on ``stdin``, one per line, or separated by NUL characters with ``null_separated``.
+    A name that exists is taken literally, so ``photo[1].jpg`` needs no quoting. Otherwise ``~``, ``*``,
+    ``?``, ``[...]`` and ``**`` (any depth) are expanded here, for shells that do not do it. ``-`` stands for
+    the paths on ``stdin``, one per line, or separated by NUL characters with ``null_separated``.
 
     A path that does not exist is returned as it is: it fails as an image, and the others go on.
 
@@ -30,20 +30,21 @@ def expand_images(
         raise UsageError("'-' (paths from standard input) can be given only once.")
     images: list[str] = []
     for argument in arguments:
+        path = argument if os.path.lexists(argument) else os.path.expanduser(argument)  # noqa: PTH111 - keeps ./
         if argument == "-":
             images += _read_paths(stdin, null_separated)
-        elif Path(argument).is_dir():
+        elif os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where this says no, for all images
             raise UsageError(_folder_message(argument))
-        elif glob.has_magic(argument) and not os.path.lexists(argument):
-            images += _expand_pattern(argument)
+        elif glob.has_magic(path) and not os.path.lexists(path):
+            images += _expand_pattern(path)
         else:
-            images.append(argument)
+            images.append(path)
     return images
 
 
 def _expand_pattern(pattern: str) -> list[str]:
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
-    matches = sorted(match for match in found if not Path(match).is_dir())
+    matches = sorted(match for match in found if not os.path.isdir(match))  # noqa: PTH112 - as above
     if not matches:
         raise UsageError(
             f"no file matches {pattern!r}. Patterns are case-sensitive where the file system is."

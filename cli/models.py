@@ -46,6 +46,10 @@ def list_models(
 
     The 'demo' model is built in and knows drawn shapes only. A checkpoint outside this list works too: give
     its Hub id or folder.
+
+    To add your own, write {"NAME": {"hub_id": "ORG/NAME"}}, or "folder" for "hub_id", into the JSON file that
+    $PROMPTGEN_CATALOGUE names; without it that is promptgen/models.json in your settings folder (~/.config,
+    on Windows %APPDATA%, on a Mac ~/Library/Application Support).
     """
     configure_logging(verbose)
     with reported_errors(verbose):
@@ -93,7 +97,8 @@ def verify_models(
 ) -> None:
     """Read every file of a checkpoint and compare it with what was downloaded, or with the Hub.
 
-    Exit status 1 if anything is wrong. 'promptgen models download' mends it.
+    Exit status 1 if anything is wrong, which 'promptgen models download' mends, or if there was nothing to
+    compare with.
     """
     configure_logging(verbose)
     with reported_errors(verbose):
@@ -101,7 +106,8 @@ def verify_models(
 
         def verify(name: str) -> bool:
             problems = verify_checkpoint(name, offline=offline)
-            typer.echo(f"{name}: {'whole' if not problems else 'not whole'}")
+            wrong = any(problem.kind != "unchecked" for problem in problems)
+            typer.echo(f"{name}: {'not whole' if wrong else 'not compared' if problems else 'whole'}")
             for problem in problems:
                 typer.echo(f"  {problem}")
             return not problems

@@ -17,8 +17,8 @@ class OutputFile:
     Text is UTF-8 with ``\\n`` line ends on every system.
 
     Raises:
-        UsageError: ``path`` exists and ``overwrite`` is False, or is a folder.
-        CommandError: at the end, if a file of that name has appeared during the run.
+        UsageError: ``path`` exists and ``overwrite`` is False, or is no regular file.
+        CommandError: at the end, if a file of that name has appeared during the run or the disk is full.
         OSError: the folder cannot be made or written.
     """
 
@@ -28,6 +28,8 @@ class OutputFile:
                 f"--output {str(path)!r} is a folder. "
                 f"Name a file, for example {str(path / 'captions.jsonl')!r}."
             )
+        if path.exists() and not path.is_file():  # renaming a file over /dev/null would do away with it
+            raise UsageError(f"--output {str(path)!r} is no regular file. Redirect standard output to it.")
         if path.exists() and not overwrite:
             raise UsageError(
                 f"--output {str(path)!r} exists already. Choose another name, or give --overwrite."
@@ -46,9 +48,12 @@ class OutputFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        self.stream.close()
+        try:
+            with self.stream:
+                self.stream.flush()
+                os.fsync(self.stream.fileno())
+        except OSError as failure:
+            raise CommandError(f"{str(self.partial)!r} cannot be written: {failure.strerror}.") from failure
         if error is None:
             self._put_in_place()
         elif self.partial.stat().st_size:

@@ -46,8 +46,9 @@ class JsonWriter:
     def write(self, records: Sequence[Record]) -> None:
         """Write each record as an element."""
         for record in records:
-            self._stream.write((",\n" if self._begun else "[\n") + _json(record))
-            self._begun = True
+            text = (",\n" if self._begun else "[\n") + _json(record)
+            self._begun = True  # before the write, after which Ctrl-C may strike
+            self._stream.write(text)
         self._stream.flush()
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from promptgen.cli import main
+from promptgen.cli.output_file import OutputFile
+from promptgen.cli.reporting import CommandError
+from promptgen.cli.writers import JsonWriter
 
 from .hub_server import running_hub
 
@@ -279,14 +283,25 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["a.png", "-"], "雪 é.png".encode(), ["a.png", "雪 é.png"]),
         (["-", "--null"], b"b.png\0a.png\0", ["b.png", "a.png"]),
         (["-", "-0"], b"b.png\0", ["b.png"]),
+        (["--", "-b.png", "-[b].png"], b"", ["-b.png", "-b.png"]),
+        ([str(Path("~", "[ab].png"))], b"", ["{album}a.png", "{album}b.png"]),
     ],
 )
 def test_images_are_named_in_many_ways(
-    promptgen: Promptgen, album: Path, arguments: list[str], stdin: bytes, names: list[str]
+    promptgen: Promptgen,
+    album: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    stdin: bytes,
+    names: list[str],
 ) -> None:
-    ended = promptgen("caption", *arguments, *QUICK, "--format", "jsonl", stdin=stdin)
+    shutil.copy2(IMAGES[0], album / "-b.png")
+    monkeypatch.setenv("HOME", str(album))
+    monkeypatch.setenv("USERPROFILE", str(album))
+    ended = promptgen("caption", *QUICK, "--format", "jsonl", *arguments, stdin=stdin)
     assert ended.status == 0, ended.stderr
-    assert [record["image"] for record in lines_of(ended)] == names
+    images = [name.replace("{album}", f"{album}{os.sep}") for name in names]
+    assert [record["image"] for record in lines_of(ended)] == images
 
 
 @pytest.mark.parametrize(
@@ -304,6 +319,28 @@ def test_what_names_no_image_is_refused_at_once(
     ended = promptgen("caption", *arguments, "--model", "no-such-model", stdin=stdin)
     assert (ended.status, ended.stdout) == (2, "")
     assert told in ended.stderr
+
+
+def test_patterns_are_expanded_here_and_not_by_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows click would take photo[1].jpg for a pattern, and expand patterns in all options."""
+    import promptgen.cli.app as module
+
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "app", lambda **options: given.append(options))
+    main()
+    assert given == [{"windows_expand_args": False}]
+
+
+def test_a_path_that_the_system_refuses_stops_no_other(promptgen: Promptgen, album: Path) -> None:
+    ended = promptgen("caption", "x" * 300 + ".png", "a.png", *QUICK, "--format", "jsonl")
+    assert ended.status == 1
+    assert ["error" in record for record in lines_of(ended)] == [True, False], ended.stderr
+
+
+def test_an_image_named_twice_is_answered_twice(promptgen: Promptgen, album: Path) -> None:
+    ended = promptgen("caption", "a.png", "a.png", *QUICK, "--format", "json")
+    first, second = json.loads(ended.stdout)
+    assert first == second
 
 
 def test_a_bad_image_stops_no_other(promptgen: Promptgen, album: Path) -> None:
@@ -364,6 +401,52 @@ def test_output_that_cannot_be_is_told(promptgen: Promptgen, album: Path, name: 
     assert ended.status in (1, 2)
     assert ended.stderr.startswith("error: ")
     assert "Traceback" not in ended.stderr
+
+
+@posix
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
+def test_output_replaces_no_device_or_pipe(promptgen: Promptgen, album: Path, options: tuple[str]) -> None:
+    os.mkfifo(album / "pipe")
+    ended = promptgen("caption", "a.png", *QUICK, "--output", "pipe", *options)
+    assert ended.status == 2
+    assert "no regular file" in ended.stderr
+    assert (album / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+    output = OutputFile(tmp_path / "out.txt")
+    output.stream.close()
+    output.stream = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115 - output closes it
+    with pytest.raises(CommandError, match=r"out\.txt\.partial.*No space left"), output as stream:
+        stream.write("much")
+    assert stream.closed
+    assert not output.path.exists()
+
+
+@posix
+def test_a_closed_standard_output_is_told() -> None:
+    command = f"exec {shlex.quote(sys.executable)} -m promptgen.cli caption {shlex.quote(str(IMAGES[0]))} >&-"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, encoding="utf-8", timeout=120)
+    assert (done.returncode, done.stderr) == (
+        2, "error: standard output is closed; name a file with --output.\n"
+    )  # fmt: skip
+
+
+def test_json_is_whole_when_ctrl_c_strikes_in_the_middle_of_a_write() -> None:
+    class Struck(io.StringIO):
+        def write(self, text: str) -> int:
+            super().write(text)
+            if "image" in text:
+                raise KeyboardInterrupt
+            return len(text)
+
+    stream = Struck()
+    writer = JsonWriter(stream)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write([{"image": "a.png"}])
+    writer.close()
+    assert json.loads(stream.getvalue()) == [{"image": "a.png"}]
 
 
 def test_a_model_that_fails_leaves_no_file(promptgen: Promptgen, album: Path) -> None:
@@ -608,8 +691,10 @@ def test_instructions_lists_the_whole_table(promptgen: Promptgen) -> None:
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No model anywhere, and no network."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from huggingface_hub import constants  # which has read the environment by now
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("PROMPTGEN_MODELS", str(tmp_path / "models"))
     return tmp_path
 
@@ -630,6 +715,16 @@ def test_models_list_says_where_they_are(promptgen: Promptgen, empty_cache: Path
     assert "0.77 B" in text
 
 
+def test_models_list_help_says_how_to_add_ones_own(
+    promptgen: Promptgen, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "$PROMPTGEN_CATALOGUE" in promptgen("models", "list", "--help").stdout  # as the README promises
+    own = empty_cache / "own.json"
+    own.write_text('{"NAME": {"hub_id": "ORG/NAME"}}', encoding="utf-8")
+    monkeypatch.setenv("PROMPTGEN_CATALOGUE", str(own))
+    assert "NAME " in promptgen("models", "list").stdout
+
+
 def test_models_where_and_verify(promptgen: Promptgen, empty_cache: Path) -> None:
     folder = shutil.copytree(REFERENCE, empty_cache / "models" / "Florence-2-large")
     assert promptgen("models", "where", "florence-2-LARGE") == Ended(0, f"{folder}\n", "")
@@ -637,12 +732,17 @@ def test_models_where_and_verify(promptgen: Promptgen, empty_cache: Path) -> Non
     assert (ended.status, ended.stdout) == (1, f"{folder}\n")
     assert "promptgen models download Florence-2-base" in ended.stderr
 
-    assert promptgen("models", "verify", folder).status == 0 or True
+    ended = promptgen("models", "verify", folder)  # a name of the catalogue, but no network to compare with
+    assert ended.status == 1
+    assert ended.stdout.startswith(f"{folder}: not compared\n")
+    own = folder.rename(folder.with_name("my-own"))
+    assert promptgen("models", "verify", own) == Ended(0, f"{own}: whole\n", "")
+    folder = own
     weights = folder / "pytorch_model.bin"
     weights.write_bytes(weights.read_bytes()[:-1000])
     ended = promptgen("models", "verify", folder)
     assert ended.status == 1
-    assert "pytorch_model.bin" in ended.stdout
+    assert ended.stdout.startswith(f"{folder}: not whole\n  pytorch_model.bin: ")
 
 
 def test_models_download_without_a_network_says_what_to_do(promptgen: Promptgen, empty_cache: Path) -> None:
