@@ -10,8 +10,8 @@ No line is dropped for being short and no word is lost: the parts together hold 
 commas and white space between the parts. How it is decided, from the surest to the least sure:
 
 1. *The analysis* begins where a line begins with ``field: value`` of a known field, or has three fields
-   of any name, or where two known fields with an underscore in their names follow one another within a
-   line. It goes on to the end of its paragraph.
+   of any name (but of single unknown words only if the line holds nothing else), or where two known fields
+   with an underscore in their names follow one another within a line. It goes on to the end of its paragraph.
 2. *A line is cut in two* after a full stop if nothing but short comma-separated pieces follow, three at
    least; or before the first piece that reads like a sentence if three short pieces or more precede it.
 3. *Each piece of text gets a mark* from -1 (reads like prose) to 1 (reads like tags). What counts: how
@@ -129,7 +129,11 @@ def _find_analysis(line: str) -> int | None:
     fields = find_fields(line)
     if fields and not fields[0].start():
         known = fields[0]["known"]
-        if len(fields) >= 3 or (known and (len(fields) == 2 or known[0].islower())):
+        if known and (len(fields) > 1 or known[0].islower()):
+            return 0
+        telling = any(field["known"] or "_" in field["unknown"] for field in fields)
+        # "re:zero" and "honkai: star rail" are tags, even three of them among others
+        if len(fields) >= 3 and (telling or len(fields) >= len(_pieces(line))):
             return 0
     named = [bool(field["known"]) and bool(re.search(r"[ _]", field["known"])) for field in fields]
     for field, this, following in zip(fields, named, named[1:], strict=False):

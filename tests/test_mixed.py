@@ -139,6 +139,8 @@ def test_prose_alone(prose: str) -> None:
         "1girl, solo, smile.",
         "honkai: star rail, 1girl, solo",
         "re:zero, 1girl, rating: safe",
+        "rating: general, source: anime, artist: someone, 1girl, solo",
+        "honkai: star rail, nier:automata, danganronpa: trigger happy havoc, 2girls",
         "1girl, love live! school idol project, solo, hat",
         "1girl, st. louis (azur lane), solo",
         "1girl, girl with a pearl earring, solo, hat",
@@ -199,6 +201,8 @@ def test_a_line_of_tags_within_prose_is_prose() -> None:
         "gender: female, hair_color: red; gender: male",
         "camera_angle: portrait, text: SALE\n50%, off, action: NA",
         "mood: calm, eye_color: blue, weather: fine",
+        "mood: calm, pose: sitting, weather: fine",
+        "mood: calm; pose: sitting; weather: fine",
     ],
 )
 def test_the_analysis_never_leaks(analysis: str) -> None:
