@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def record_problems(folder: Path, *, rehash: bool = False) -> list[Problem]:
         problem = _compare(folder / name, known, strict=rehash)
         if problem is not None:
             problems.append(problem)
-        elif not _edited(folder / name, known):
+        elif not _edited(folder / name, known, strict=rehash):
             record.note(folder, name, known.digest)
             touched = True
     if not record.complete:
@@ -151,19 +152,34 @@ def _compare(path: Path, known: VerifiedFile, *, strict: bool) -> Problem | None
         return Problem(path.name, "missing", "missing, though it was here")
     if (structural := file_problem(path)) is not None:
         return structural
-    if _edited(path, known):
+    if _edited(path, known, strict=strict):
         return Problem(path.name, "differs", "edited since it was downloaded") if strict else None
     if size != known.size:
         return Problem(path.name, "damaged", f"has {size:,} bytes, the verified file had {known.size:,}")
-    if file_digest(path, known.digest.partition(":")[0]) != known.digest:
+    if _digest(path, known, strict=strict) != known.digest:
         return Problem(path.name, "damaged", "its contents are not those that were verified")
     return None
 
 
-def _edited(path: Path, known: VerifiedFile) -> bool:
+def _edited(path: Path, known: VerifiedFile, *, strict: bool) -> bool:
     """Whether a small JSON file is whole but not what was downloaded."""
     if path.suffix != ".json" or path.name.endswith(".index.json"):
         return False
     if path.stat().st_size != known.size:
         return True
-    return file_digest(path, known.digest.partition(":")[0]) != known.digest
+    return _digest(path, known, strict=strict) != known.digest
+
+
+def _digest(path: Path, known: VerifiedFile, *, strict: bool) -> str:
+    """The digest of a file; read anew if ``strict``, else once per process for the same size and time."""
+    kind = known.digest.partition(":")[0]
+    if strict:
+        return file_digest(path, kind)
+    status = path.stat()
+    return _remembered_digest(path, kind, status.st_size, status.st_mtime_ns)
+
+
+# Where the record cannot be written (a container's layer, a shared disk), gigabytes would be hashed per use.
+@lru_cache(maxsize=512)
+def _remembered_digest(path: Path, kind: str, size: int, mtime_ns: int) -> str:
+    return file_digest(path, kind)

@@ -26,6 +26,7 @@ from promptgen.models_cache import (
     unregister_folder,
     verify_checkpoint,
 )
+from promptgen.models_cache.checks import file_digest
 from promptgen.models_cache.memory import estimate_bytes
 from promptgen.models_cache.records import Record, write_record
 
@@ -268,6 +269,34 @@ def test_the_user_may_edit_settings(tmp_path: Path) -> None:
     folder = make(tmp_path / "mine")
     (folder / "generation_config.json").write_text(json.dumps({"num_beams": 1}))
     assert find_checkpoint(str(folder)) == folder
+
+
+def test_a_record_that_cannot_be_brought_up_to_date_costs_one_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container: the copy has other times than the record says, and nobody may write there."""
+    folder = make(tmp_path / "mine")
+    weights = folder / "pytorch_model.bin"
+    record = Record("me/mine", "1" * 40, complete=True)
+    record.note(folder, weights.name, file_digest(weights, "sha256"))
+    write_record(folder, record)
+    os.utime(weights, (0, 0))
+    read: list[Path] = []
+
+    def refuse(folder: Path, record: Record) -> None:
+        raise OSError("a file system for reading only")
+
+    def count(path: Path, kind: str) -> str:
+        read.append(path)
+        return file_digest(path, kind)
+
+    monkeypatch.setattr("promptgen.models_cache.records.write_record", refuse)
+    monkeypatch.setattr("promptgen.models_cache.records.file_digest", count)
+    for _ in range(3):
+        assert find_checkpoint(str(folder)) == folder
+    assert read == [weights]
+    assert verify_checkpoint(str(folder)) == []
+    assert read == [weights, weights], "verify reads every byte"
 
 
 def test_bytes_are_estimated_from_the_files(tmp_path: Path) -> None:
