@@ -160,12 +160,16 @@ def _mixed(text: str, options: TagOptions, common: dict[str, Any]) -> Mixed:
     tag_text = _without_full_stop(parts.tags)
     if options != TagOptions():
         prose = edit_prose(parts.prose, bare)
-        tags = join_tags(edit_tags(tag_text, bare))
-        first = add_affixes(prose, options.prefix) if prose else ""
-        last = add_affixes(tags, options.prefix if not prose else "", options.suffix) if tags else ""
-        if not tags:
-            first = add_affixes(prose, options.prefix, options.suffix)
-        text = "\n\n".join(part for part in (first, last, parts.analysis) if part)
+        tags = edit_tags(tag_text, bare)
+        if (
+            tags
+        ):  # the affixes become tags here as in `tags`: joined as to prose, "a (b)" and "c" would be one
+            last = dataclasses.replace(options, prefix="" if prose else options.prefix)
+            tags = edit_tags(tag_text, last)
+        first = (
+            add_affixes(prose, options.prefix, "" if tags else options.suffix) if prose or not tags else ""
+        )
+        text = "\n\n".join(part for part in (first, join_tags(tags), parts.analysis) if part)
     return Mixed(
         text=text,
         prose=edit_prose(parts.prose, options) if parts.prose else "",

@@ -109,6 +109,17 @@ def test_prefix_and_suffix_of_a_mixed_answer_with_a_part_missing(
     assert "analysis" not in result.to_dict()
 
 
+@pytest.mark.parametrize("last", ["saber (fate)", ":)", "hat"])
+def test_a_suffix_is_a_tag_of_its_own_in_a_mixed_text_too(last: str) -> None:
+    options = TagOptions(prefix="(p)", suffix="best, s", deduplicate=True)
+    result = parse_answer("MIXED_CAPTION", f"A cat.\n1girl, best, {last}", SIZE, tag_options=options)
+    assert isinstance(result, Mixed)
+    assert result.text == f"(p) A cat.\n\n1girl, best, {last}, s"
+    assert result.tags == ("(p)", "1girl", "best", last, "s")
+    result = parse_answer("MIXED_CAPTION", f"1girl, {last}", SIZE, tag_options=options)
+    assert result.text == f"(p), 1girl, {last}, best, s"
+
+
 def test_a_full_stop_after_the_tags_of_a_mixed_answer_is_no_part_of_the_last() -> None:
     result = parse_answer("MIXED_CAPTION", "A cat.\ncat, hat, ...", SIZE)
     assert isinstance(result, Mixed)
