@@ -263,9 +263,9 @@ class Captioner:
                 )
 
     def _find_entry(self) -> CheckpointEntry | None:
-        from ..models_cache import find_entry
+        from ..models_cache import entry_of
 
-        return find_entry(self.model)
+        return entry_of(self.model)
 
     def _warn_if_unknown(self, instruction: Instruction, entry: CheckpointEntry | None) -> None:
         if entry is None or instruction.name in entry.instructions or instruction.name in self._warned:

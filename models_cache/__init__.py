@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .files import checkpoint_problems, ensure_checkpoint, find_checkpoint, verify_checkpoint
     from .folders import (
         download_folder,
+        entry_of,
         local_checkpoints,
         register_folder,
         search_folders,
@@ -30,6 +31,7 @@ _LAZY = {
     "LoadedModel": "families",
     "checkpoint_problems": "files",
     "ensure_checkpoint": "files",
+    "entry_of": "folders",
     "find_checkpoint": "files",
     "verify_checkpoint": "files",
     "download_folder": "folders",
@@ -62,6 +64,7 @@ __all__ = [
     "checkpoint_problems",
     "download_folder",
     "ensure_checkpoint",
+    "entry_of",
     "find_checkpoint",
     "find_entry",
     "local_checkpoints",

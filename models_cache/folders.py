@@ -121,6 +121,16 @@ def resolve(model: str | os.PathLike[str]) -> Reference:
     raise ModelNotFoundError(f"No model {text!r} is known. " + _known(text), model=text)
 
 
+def entry_of(model: str | os.PathLike[str]) -> CheckpointEntry | None:
+    """The catalogue's entry of ``model``; of a folder by its record, its place in the cache or its name.
+
+    Raises:
+        ModelNotFoundError: the name stands for nothing.
+        CatalogueError: the user's catalogue cannot be understood.
+    """
+    return resolve(model).entry
+
+
 def candidates(reference: Reference, cache: Path) -> Iterator[Path]:
     """The existing folders that may hold the checkpoint, best first. None of them need be whole."""
     if reference.folder is not None:

@@ -384,6 +384,8 @@ def test_a_catalogue_entry_may_override_the_literal_prompt(
     mixed = captioner(manager).caption(PICTURES[4], "MIXED_CAPTION")[0].results[0]
     overridden = own.caption(PICTURES[4], "MIXED_CAPTION")[0].results[0]
     assert overridden.raw == caption.raw != mixed.raw
+    by_path = Captioner(str(tmp_path / "own"), device="cpu", manager=manager)
+    assert by_path.caption(PICTURES[4], "MIXED_CAPTION")[0].results[0].raw == overridden.raw
 
 
 def test_the_size_of_pictures_is_the_checkpoints(manager: ModelManager, tmp_path: Path) -> None:
