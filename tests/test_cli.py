@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -500,13 +501,16 @@ def endless(tmp_path: Path) -> list[Path]:
 
 
 def read_until(process: subprocess.Popen[bytes], *wanted: str) -> str:
-    """What the process writes, until all of ``wanted`` are in it."""
+    """What the process writes, until all of ``wanted`` are in it. After two minutes it is ended."""
     assert process.stdout is not None
+    patience = threading.Timer(120, process.kill)
+    patience.start()
     text = b""
     while not all(part.encode() in text for part in wanted):
         chunk = process.stdout.read(65536)
         assert chunk, text
         text += chunk
+    patience.cancel()
     return text.decode()
 
 
