@@ -17,8 +17,8 @@ commas and white space between the parts. How it is decided, from the surest to 
 3. *Each piece of text gets a mark* from -1 (reads like prose) to 1 (reads like tags). What counts: how
    many words stand between commas, articles, verbs and conjunctions, full stops within, a capital at the
    beginning and a full stop at the end.
-4. *Two paragraphs* of which the second reads like tags are prose and tags, however the first one reads: that
-   is how PromptGen writes, and prose may be a list of short phrases too.
+4. *Two lines* of which the second reads like tags are prose and tags, however the first one reads, unless a
+   comma ends it: that is how PromptGen writes, and prose may be a list of short phrases too.
 5. *The one place for the boundary* is otherwise that which agrees best with the marks. Prose first is
    preferred to tags first, both parts to one alone, and of several equal places the last is taken: two short
    lines without any sign are prose and then tags.
@@ -240,7 +240,8 @@ def _assign(pieces: list[_Piece]) -> tuple[list[_Piece], list[_Piece]]:
     """Prose and tags, each a run of pieces, so that the marks agree best."""
     if not pieces:
         return [], []
-    if len(pieces) == 2 and pieces[1].gap == "\n\n" and pieces[1].mark > 0.5:
+    two_lines = len(pieces) == 2 and "\n" in pieces[1].gap and not pieces[0].text.endswith(",")
+    if two_lines and pieces[1].mark > 0.5:
         return pieces[:1], pieces[1:]
     best = (-math.inf, 0, True)  # agreement, boundary, whether prose is first
     difference = -sum(piece.mark for piece in pieces)  # marks after the boundary less those before it

@@ -162,9 +162,10 @@ def test_tags_alone(tags: str) -> None:
         "1 cat",
     ],
 )
-def test_of_two_paragraphs_the_first_is_prose_however_it_reads(prose: str) -> None:
-    assert split_mixed(f"{prose}\n\n{TAGS}") == MixedParts(prose, TAGS)
-    assert split_mixed(f"{prose}\n\n{TAGS}\n\n{ANALYSIS}") == MixedParts(prose, TAGS, ANALYSIS)
+@pytest.mark.parametrize("gap", ["\n", "\n\n"])
+def test_of_two_lines_the_first_is_prose_however_it_reads(prose: str, gap: str) -> None:
+    assert split_mixed(f"{prose}{gap}{TAGS}") == MixedParts(prose, TAGS)
+    assert split_mixed(f"{prose}{gap}{TAGS}{gap}{ANALYSIS}") == MixedParts(prose, TAGS, ANALYSIS)
 
 
 @pytest.mark.parametrize("gap", ["\n", "\n\n"])
