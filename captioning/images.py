@@ -222,8 +222,10 @@ def _check_size(image: Image, name: str) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"{name}: the image is empty, {width} × {height} pixels")
-    limit = PILImage.MAX_IMAGE_PIXELS
-    if limit is not None and width * height > limit:
+    if PILImage.MAX_IMAGE_PIXELS is None:
+        return
+    limit = 2 * PILImage.MAX_IMAGE_PIXELS  # as Pillow itself: between the two it warns, cameras reach that
+    if width * height > limit:
         raise ImageError(
             f"{name}: {_too_large(f'{width} × {height} = {width * height} pixels, limit {limit}')}"
         )

@@ -6,12 +6,15 @@ Plain data: reading a configuration loads neither torch nor transformers.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 # Names of the settings that steer generation, as transformers spells them. Older checkpoints keep them in
 # `text_config`, newer ones in `generation_config.json`; the latter wins where both speak.
@@ -29,6 +32,15 @@ GENERATION_SETTINGS = frozenset(
 # transformers 4's `save_pretrained` writes its default of every setting into `text_config`, so most
 # fine-tunes hold this number. Nobody chose it, and it would end every answer after 19 tokens.
 _UNSET_MAX_LENGTH = 20
+
+# Settings of transformers that are not honoured, with the value that means "none". A file that asks for one
+# is warned of.
+_UNHONOURED_SETTINGS: dict[str, Any] = {
+    "constraints": None, "diversity_penalty": 0.0, "dola_layers": None, "encoder_repetition_penalty": 1.0,
+    "force_words_ids": None, "guidance_scale": 1.0, "max_time": None, "num_beam_groups": 1,
+    "num_return_sequences": 1, "penalty_alpha": None, "sequence_bias": None, "stop_strings": None,
+    "watermarking_config": None,
+}  # fmt: skip
 
 IMAGE_FEATURE_SOURCES = ("spatial_avg_pool", "temporal_avg_pool", "last_frame")
 
@@ -306,9 +318,17 @@ def _image_config(folder: Path) -> ImageProcessingConfig:
 
 
 def _generation_settings(text: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    settings = {name: value for name, value in text.items() if name in GENERATION_SETTINGS}
-    if settings.get("max_length") == _UNSET_MAX_LENGTH:
-        del settings["max_length"]
+    stated = dict(text)
+    if stated.get("max_length") == _UNSET_MAX_LENGTH:
+        del stated["max_length"]
     if path.exists():
-        settings |= {name: value for name, value in read_json(path).items() if name in GENERATION_SETTINGS}
-    return {name: value for name, value in settings.items() if value is not None}
+        stated |= read_json(path)
+    for name, neutral in _UNHONOURED_SETTINGS.items():
+        if stated.get(name) not in (None, neutral):
+            logger.warning(
+                "%s asks for %s %r, which is not supported; it has no effect.",
+                path.parent,
+                name,
+                stated[name],
+            )
+    return {name: stated[name] for name in GENERATION_SETTINGS if stated.get(name) is not None}

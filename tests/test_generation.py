@@ -164,6 +164,15 @@ def test_a_limit_of_the_file_above_the_decoder_is_lowered(setting: dict[str, Any
     assert generation_config(setting, GenerationOptions(), 1024).max_new_tokens == 1024
 
 
+def test_a_setting_that_is_not_supported_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings_of(tmp_path / "c", num_beam_groups=3, diversity_penalty=0.0, guidance_scale=1.0)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'c'} asks for num_beam_groups 3, which is not supported; it has no effect."
+    ]
+
+
 def test_the_n_gram_rule_and_forced_tokens(model: Florence2Model, features: torch.Tensor) -> None:
     for answer in ask(model, features, "<MORE_DETAILED_CAPTION>", max_new_tokens=60):
         new = answer.token_ids[1:]
