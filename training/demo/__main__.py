@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     evaluate.add_argument("--device", default="cpu")
     evaluate.add_argument("--wrong", type=int, default=0, help="also print so many wrong answers")
 
+    examples = commands.add_parser("examples", help="draw the pictures of the examples folder")
+    examples.add_argument("--output", type=Path, required=True, help="folder for the pictures")
+
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -44,6 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         recipe = TINY_RECIPE if options.tiny else Recipe()
         train_model(options.output, recipe, device=options.device, workers=options.workers, work=options.work)
+        return 0
+    if options.command == "examples":
+        from .examples import EXAMPLES
+
+        options.output.mkdir(parents=True, exist_ok=True)
+        for example in EXAMPLES:
+            example.write(options.output)
         return 0
     from .evaluate import evaluate as evaluate_model
     from .evaluate import table

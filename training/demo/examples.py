@@ -21,8 +21,11 @@ class Example:
     seed: int
 
     def write(self, folder: Path) -> Path:
-        """Write the file: `…-turned.jpg` lies on its side with an EXIF note that says so, WebP is transparent
-        where the paper is white."""
+        """Write the file into `folder`.
+
+        `…-turned.jpg` lies on its side, with an EXIF note that says so; WebP is transparent where the
+        paper is white.
+        """
         picture, _ = draw_scene(self.seed)
         path = folder / self.name
         if path.suffix == ".jpg":
@@ -41,6 +44,17 @@ class Example:
     def scene(self) -> Scene:
         """What it shows."""
         return draw_scene(self.seed)[1]
+
+
+EXAMPLES = (
+    Example("circle-heart-square.png", 1_100_015),
+    Example("stop.png", 1_100_100),
+    Example("one-ring.png", 1_100_011),
+    Example("news.png", 1_100_048),
+    Example("star-and-heart.jpg", 1_100_098),
+    Example("triangle-heart-turned.jpg", 1_100_086),
+    Example("play-transparent.webp", 1_100_204),
+)
 
 
 def _without_white(picture: Image.Image) -> Image.Image:

@@ -57,6 +57,15 @@ def draw_pool(seeds: Sequence[int], *, workers: int | None = None, cache: Path |
     return ScenePool(pixels, [drawn_scene(seed) for seed in seeds])
 
 
+def joined_pools(pools: Sequence[ScenePool]) -> ScenePool:
+    """One pool out of several, in order."""
+    if len(pools) == 1:
+        return pools[0]
+    return ScenePool(
+        np.concatenate([pool.pixels for pool in pools]), [scene for pool in pools for scene in pool.scenes]
+    )
+
+
 def _drawn(chunks: Sequence[Sequence[int]], workers: int) -> Iterator[np.ndarray]:
     if workers == 1 or len(chunks) == 1:
         yield from map(_draw_chunk, chunks)
@@ -91,6 +100,8 @@ class CellTargets:
     word: torch.Tensor
     """[N] int64: 0 for none, else 1 + index in WORDS; `word_place` likewise, in WORD_PLACES."""
     word_place: torch.Tensor
+    order: torch.Tensor
+    """[N, cells] int64: 0 for nothing, else how manieth shape of the scene stands there, from 1."""
 
     def rows(self, indices: np.ndarray, device: torch.device) -> CellTargets:
         """The targets of some scenes."""
@@ -105,11 +116,13 @@ def cell_targets(scenes: Sequence[Scene]) -> CellTargets:
     shape = np.zeros((count, cells), dtype=np.int64)
     colour, size, place = (np.full((count, cells), -100, dtype=np.int64) for _ in range(3))
     box = np.zeros((count, cells, 4), dtype=np.float32)
+    order = np.zeros((count, cells), dtype=np.int64)
     for row, scene in enumerate(scenes):
-        for one in scene.shapes:
+        for number, one in enumerate(scene.shapes):
             x0, x1 = one.box[0] / scene.width, one.box[2] / scene.width
             y0, y1 = one.box[1] / scene.height, one.box[3] / scene.height
             cell = int((y0 + y1) / 2 * CELLS) * CELLS + int((x0 + x1) / 2 * CELLS)
+            order[row, cell] = 1 + number
             shape[row, cell] = 1 + SHAPES.index(one.shape)
             colour[row, cell] = colours.index(one.colour)
             size[row, cell] = SIZES.index(one.size)
@@ -121,5 +134,5 @@ def cell_targets(scenes: Sequence[Scene]) -> CellTargets:
         [1 + WORD_PLACES.index(scene.word_place) if scene.word_place else 0 for scene in scenes],
         dtype=np.int64,
     )
-    arrays = (shape, colour, size, place, box, ground, word, word_place)
+    arrays = (shape, colour, size, place, box, ground, word, word_place, order)
     return CellTargets(*(torch.from_numpy(array) for array in arrays))
