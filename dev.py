@@ -194,7 +194,9 @@ def _check_types(python: str) -> int:
     mirror = mirror_package(ROOT / ".mypy_cache" / "types")
     configuration = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
     package = _run_in_mirror([python, "-m", "mypy", *configuration, "-p", "promptgen"], mirror)
-    return run([python, "-m", "mypy", *configuration, *SCRIPTS]) or package
+    for script in SCRIPTS:  # beside the package, not within: a clone's name need not be that of a package
+        shutil.copy2(ROOT / script, mirror)
+    return _run_in_mirror([python, "-m", "mypy", *configuration, *SCRIPTS], mirror) or package
 
 
 def _check_arrows(python: str) -> int:
