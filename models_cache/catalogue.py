@@ -108,7 +108,7 @@ _BUILT_IN: tuple[CheckpointEntry, ...] = (
     _hub("HuggingFaceM4/Florence-2-DocVQA", _LARGE, ("DOCVQA",), "Answers a question about a document.",
          licence="not stated"),
     CheckpointEntry(
-        "demo", None, 1_500_000, "MIT",
+        "demo", None, 1_793_152, "MIT",
         ("GENERATE_TAGS", *_CAPTIONS, "MIXED_CAPTION", "MIXED_CAPTION_PLUS", "ANALYZE", "OCR", "OD"),
         note="Comes with the package. Knows drawn shapes only: of a photograph it says nonsense.",
         folder=Path(__file__).parent / "demo",
