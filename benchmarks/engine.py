@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 OUT = Path(__file__).parent / "out"
-PROMPT = "<MORE_DETAILED_CAPTION>"
+INSTRUCTION = "<MORE_DETAILED_CAPTION>"  # what the processor of transformers takes and replaces by
+PROMPT = "Describe with a paragraph what is shown in the image."
 
 
 def main() -> None:
@@ -142,7 +143,7 @@ def _theirs(arguments: argparse.Namespace) -> dict[str, Any]:
         model, processor = loaded
         answers = []
         for picture in pictures:
-            inputs = processor(text=PROMPT, images=picture, return_tensors="pt").to(model.device, dtype)
+            inputs = processor(text=INSTRUCTION, images=picture, return_tensors="pt").to(model.device, dtype)
             with torch.inference_mode():
                 ids = model.generate(
                     **inputs, num_beams=arguments.num_beams, do_sample=False, no_repeat_ngram_size=3,
