@@ -26,8 +26,6 @@ FOLDER = ROOT / "models_cache" / "demo"
 LARGEST = 12_000_000
 ACCURACY = 0.95
 
-needs_checkpoint = pytest.mark.skipif(not (FOLDER / "config.json").exists(), reason="no demo checkpoint yet")
-
 
 # Scenes
 
@@ -157,7 +155,6 @@ def test_a_wrong_answer_counts_as_wrong() -> None:
     assert tally.share("shape") == pytest.approx(2 / 3)
 
 
-@needs_checkpoint
 def test_no_answer_needs_the_same_three_tokens_twice() -> None:
     from tokenizers import Tokenizer
 
@@ -172,7 +169,6 @@ def test_no_answer_needs_the_same_three_tokens_twice() -> None:
 # The checkpoint
 
 
-@needs_checkpoint
 def test_the_checkpoint_is_small_and_whole() -> None:
     names = {path.name for path in FOLDER.iterdir()}
     assert names == {
@@ -182,7 +178,6 @@ def test_the_checkpoint_is_small_and_whole() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= LARGEST
 
 
-@needs_checkpoint
 def test_the_checkpoint_is_in_the_original_format() -> None:
     from safetensors import safe_open
 
@@ -202,7 +197,6 @@ def test_the_checkpoint_is_in_the_original_format() -> None:
     } <= names
 
 
-@needs_checkpoint
 def test_the_tokenizer_knows_every_byte_and_florences_tokens_in_order() -> None:
     from promptgen.florence2.text_processing import FLORENCE2_TOKENS
     from tokenizers import Tokenizer
@@ -219,7 +213,6 @@ def test_the_tokenizer_knows_every_byte_and_florences_tokens_in_order() -> None:
         assert len(tokenizer.encode(f" {word}", add_special_tokens=False).ids) == 1
 
 
-@needs_checkpoint
 def test_the_tokenizer_can_be_made_again() -> None:
     from promptgen.training.demo.tokenizer import build_tokenizer
 
@@ -228,7 +221,6 @@ def test_the_tokenizer_can_be_made_again() -> None:
     )
 
 
-@needs_checkpoint
 def test_it_tells_the_truth_about_unseen_scenes() -> None:
     report = evaluate(scenes=30, offset=5000)
     shares = {name: tally.share() for name, tally in report.items()}

@@ -95,7 +95,7 @@ class Recipe:
     speech: Stage = Stage(3000, 8e-4)
     both: Stage = Stage(400, 2e-4, warm_up=50)
     groups: tuple[AnswerGroup, ...] = ANSWER_GROUPS
-    short_only: float = 0.3
+    short_only: float = 0.35
     """Share of the speech stage before the longer instructions join."""
     threads: int = 1
 
