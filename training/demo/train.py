@@ -74,9 +74,9 @@ class AnswerGroup:
 
 
 ANSWER_GROUPS = (
-    AnswerGroup(("GENERATE_TAGS", "CAPTION", "DETAILED_CAPTION", "OCR", "OD"), 48, 0.6, short=True),
-    AnswerGroup(("MORE_DETAILED_CAPTION", "MIXED_CAPTION", "ANALYZE"), 24, 0.28),
-    AnswerGroup(("MIXED_CAPTION_PLUS",), 16, 0.12),
+    AnswerGroup(("GENERATE_TAGS", "CAPTION", "DETAILED_CAPTION", "OCR", "OD"), 96, 0.6, short=True),
+    AnswerGroup(("MORE_DETAILED_CAPTION", "MIXED_CAPTION", "ANALYZE"), 48, 0.28),
+    AnswerGroup(("MIXED_CAPTION_PLUS",), 32, 0.12),
 )
 
 
