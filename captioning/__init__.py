@@ -9,10 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis import ANALYSIS_FIELDS as ANALYSIS_FIELDS
     from .analysis import Analysis as Analysis
     from .analysis import parse_analysis as parse_analysis
     from .captioner import Captioner as Captioner
     from .captioner import CaptionOptions as CaptionOptions
+    from .captioner import GenerationOptions as GenerationOptions
     from .captioner import ImageResult as ImageResult
     from .errors import ImageError as ImageError
     from .errors import InstructionError as InstructionError
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
     from .tags import split_tags as split_tags
 
 _NAMES = {
-    "analysis": ("Analysis", "parse_analysis"),
-    "captioner": ("CaptionOptions", "Captioner", "ImageResult"),
+    "analysis": ("ANALYSIS_FIELDS", "Analysis", "parse_analysis"),
+    "captioner": ("CaptionOptions", "Captioner", "GenerationOptions", "ImageResult"),
     "errors": ("ImageError", "InstructionError"),
     "features": ("FeatureCache", "shared_feature_cache"),
     "images": ("as_rgb", "image_extensions", "open_image"),

@@ -137,7 +137,8 @@ class Captioner:
             images: one picture or many; see :data:`ImageSource`.
             instructions: names in any case, with or without brackets.
             options: how to generate and how to clean up.
-            on_step: called before each decoded token with the number of tokens so far; may raise to cancel.
+            on_step: called before each decoded token with the number of tokens so far, and many times with 0
+                while pictures are being encoded; may raise to cancel.
 
         Raises:
             InstructionError: an unknown instruction, or a text input that is missing or that none takes.
@@ -201,7 +202,7 @@ class Captioner:
                 missing[key] = model.preprocess([image])[0]
             pictures.append(picture)
 
-        encoded = self._encode(model, missing, pairs)
+        encoded = self._encode(model, missing, pairs, on_step)
         readable = [picture for picture in pictures if isinstance(picture, _Picture)]
         for picture in readable:
             if picture.features is None:
@@ -213,16 +214,22 @@ class Captioner:
         ]
 
     def _encode(
-        self, model: LoadedModel, missing: dict[tuple[str, str, str], Tensor], batch_size: int
+        self,
+        model: LoadedModel,
+        missing: dict[tuple[str, str, str], Tensor],
+        batch_size: int,
+        on_step: StepCallback | None,
     ) -> dict[tuple[str, str, str], Tensor]:
         """Image features ``[N, d_model]`` of pictures that no cache knew, and put them there."""
         import torch
 
         encoded = {}
+        if model.device.type == "cpu":  # where a batch is no faster, only larger and slower to cancel
+            batch_size = 1
         keys = list(missing)
         for start in range(0, len(keys), batch_size):
             part = keys[start : start + batch_size]
-            features = model.encode_images(torch.stack([missing.pop(key) for key in part]))
+            features = model.encode_images(torch.stack([missing.pop(key) for key in part]), on_step)
             for key, row in zip(part, features, strict=True):
                 encoded[key] = row
                 self._features.put(key, row)

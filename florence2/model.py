@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .configuration import Florence2Config
 from .devices import DTYPES, resolve_device, resolve_dtype
 from .generation import StepCallback, generate
 from .image_processing import preprocess_images
 from .loading import load_network
-from .network import Florence2Network
+from .network import Florence2Network, tie_embeddings
 from .options import GeneratedSequence, GenerationOptions
 from .text_processing import TextProcessor
 from .weights import content_identity
@@ -40,8 +41,11 @@ class Florence2Model:
         self._turn = threading.Lock()
 
     @classmethod
+    @torch.inference_mode(False)
     def load(cls, folder: Path | str, *, device: str = "auto", dtype: str = "auto") -> Florence2Model:
         """Load a checkpoint folder of either published format.
+
+        The weights are ordinary tensors even if the caller is in inference mode: they outlive that.
 
         Args:
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -80,9 +84,14 @@ class Florence2Model:
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
         return sum(storage.nbytes() for storage in storages.values())
 
+    @torch.inference_mode(False)
     def to(self, device: torch.device | str) -> None:
-        """Move the weights."""
+        """Move the weights, and tie again what another's move tore apart.
+
+        torch moves a parameter in inference mode by making a new one, so that tied names become copies.
+        """
         with self._turn:
+            tie_embeddings(self.network.language_model)
             self.network.to(device)
 
     def preprocess(self, images: Sequence[Image]) -> Tensor:
@@ -94,9 +103,13 @@ class Florence2Model:
         return len(self.text.encode(prompt))
 
     @torch.inference_mode()
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """``pixel_values`` ``[B, 3, H, W]`` to image features ``[B, 1 + (H/32) x (W/32), d_model]``."""
-        with self._turn:
+    def encode_images(self, pixel_values: Tensor, on_step: StepCallback | None = None) -> Tensor:
+        """``pixel_values`` ``[B, 3, H, W]`` to image features ``[B, 1 + (H/32) x (W/32), d_model]``.
+
+        Args:
+            on_step: called with 0, many times on the way through the layers; it may raise to cancel.
+        """
+        with self._turn, _telling(self.network.vision_tower, on_step):
             return self.network.encode_images(pixel_values.to(device=self.device, dtype=self.dtype))
 
     @torch.inference_mode()
@@ -112,7 +125,8 @@ class Florence2Model:
         Args:
             image_features: ``[B, N, d_model]``, as :meth:`encode_images` gives them, on any device.
             prompts: ``B`` literal prompts.
-            on_step: called before each token with the number of tokens so far; it may raise to cancel.
+            on_step: called many times on the way through the encoder with 0, then before each token with the
+                number of tokens so far; it may raise to cancel.
 
         Raises:
             ValueError: a prompt is too long for the encoder, or an option does not fit the checkpoint.
@@ -123,7 +137,7 @@ class Florence2Model:
             )
         if not prompts:
             return []
-        with self._turn:
+        with self._turn, _telling(self.network.language_model.get_encoder(), on_step):
             input_ids, attention_mask = self._pad([self._encode(prompt) for prompt in prompts])
             features = image_features.to(device=self.device, dtype=self.dtype)
             answers = generate(
@@ -159,3 +173,18 @@ class Florence2Model:
             [[1] * len(ids) + [0] * (length - len(ids)) for ids in prompts], device=self.device
         )
         return ids, mask
+
+
+@contextmanager
+def _telling(module: nn.Module, on_step: StepCallback | None) -> Iterator[None]:
+    """For the length of a block, call ``on_step(0)`` before each matrix product inside ``module``.
+
+    A batch takes the vision tower seconds on a CPU: too long to wait for who wants to stop it.
+    """
+    with ExitStack() as hooks:
+        if on_step is not None:
+            tell = on_step
+            for part in module.modules():
+                if isinstance(part, (nn.Linear, nn.Conv2d)):
+                    hooks.callback(part.register_forward_pre_hook(lambda *_: tell(0)).remove)
+        yield

@@ -13,7 +13,7 @@ from .errors import DamagedCheckpointError, DownloadError, ModelFilesError, Mode
 
 if TYPE_CHECKING:
     from .download import DownloadProgress
-    from .families import LoadedModel
+    from .families import LoadedModel, known_family
     from .files import checkpoint_problems, ensure_checkpoint, find_checkpoint, verify_checkpoint
     from .folders import (
         download_folder,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "DownloadProgress": "download",
     "LoadedModel": "families",
+    "known_family": "families",
     "checkpoint_problems": "files",
     "ensure_checkpoint": "files",
     "entry_of": "folders",
@@ -67,6 +68,7 @@ __all__ = [
     "entry_of",
     "find_checkpoint",
     "find_entry",
+    "known_family",
     "local_checkpoints",
     "register_folder",
     "search_folders",

@@ -24,6 +24,11 @@ class LoadedModel(Protocol):
     identity: str
 
     @property
+    def network(self) -> torch.nn.Module:
+        """All weights, for a host that moves them between devices; see :class:`.placement.Placement`."""
+        ...
+
+    @property
     def device(self) -> torch.device: ...
 
     @property
@@ -51,8 +56,10 @@ class LoadedModel(Protocol):
         """Tokens of a prompt, those at its ends included."""
         ...
 
-    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """``pixel_values`` ``[B, 3, H, W]`` to image features ``[B, N, D]``."""
+    def encode_images(
+        self, pixel_values: torch.Tensor, on_step: Callable[[int], None] | None = None
+    ) -> torch.Tensor:
+        """``pixel_values`` ``[B, 3, H, W]`` to image features ``[B, N, D]``; ``on_step(0)`` on the way."""
         ...
 
     def generate(
@@ -94,6 +101,14 @@ def family_of(folder: Path) -> str:
     if family not in FAMILIES:
         raise ValueError(f"{path} states model_type {family!r}; known are {', '.join(FAMILIES)}.")
     return family
+
+
+def known_family(folder: Path) -> str | None:
+    """The family of the checkpoint in ``folder``, or None if it is none that is known here."""
+    try:
+        return family_of(folder)
+    except ValueError:
+        return None
 
 
 def load_family(folder: Path, device: str, dtype: str) -> LoadedModel:

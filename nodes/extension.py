@@ -1,0 +1,33 @@
+"""What ComfyUI is given: the list of nodes, and on hosts that ask for it the replacements of other packs'."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import host
+from .caption import PromptGenCaptions, PromptGenTagger
+from .flux import PromptGenFluxTextEncode
+from .model import PromptGenModelLoader
+from .replacements import register_replacements
+from .text import PromptGenAnalyzer, PromptGenEditTags, PromptGenSplitCaption
+
+
+class PromptGenExtension(ComfyExtension):
+    """The pack."""
+
+    async def on_load(self) -> None:
+        """Called by current hosts only."""
+        await register_replacements()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """The nodes, in the order in which the menus list them."""
+        host.use_model_folders()
+        return [
+            PromptGenTagger,
+            PromptGenCaptions,
+            PromptGenModelLoader,
+            PromptGenFluxTextEncode,
+            PromptGenSplitCaption,
+            PromptGenEditTags,
+            PromptGenAnalyzer,
+        ]

@@ -1,0 +1,293 @@
+"""Everything that is ComfyUI's to decide: folders, devices, memory, progress, cancelling.
+
+Models belong to the shared manager, and their place in memory to the host: each loaded model is wrapped in a
+``ModelPatcher``, so that a large model may push it out of the GPU's memory and it may push out others.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management as model_management
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
+from comfy.utils import ProgressBar
+from comfy_execution.utils import get_executing_context
+
+from ..models_cache import (
+    DirectPlacement,
+    DownloadProgress,
+    ModelManager,
+    catalogue,
+    ensure_checkpoint,
+    known_family,
+    local_checkpoints,
+    register_folder,
+    shared_manager,
+)
+
+if TYPE_CHECKING:
+    from ..models_cache import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CHECKPOINT = "Florence-2-base-PromptGen-v2.0"
+
+# Where node packs keep Florence-2 checkpoints, each in a folder of its own. Downloads go to the first.
+_FOLDER_KEYS = ("LLM", "florence2")
+
+# Bytes that the vision tower needs for a picture, per pixel and byte of the dtype. The first stage's MLP of
+# the large model holds 4 x 256 channels on a grid of a quarter of the picture's sides, several times over.
+_ACTIVATIONS_PER_PIXEL = 256
+_LARGEST_BATCH = 16
+
+
+# Folders ----------------------------------------------------------------------------------
+
+
+def use_model_folders() -> None:
+    """Let the engine look where this host keeps models; ``extra_model_paths.yaml`` has the first word."""
+    for key in _FOLDER_KEYS:
+        folder_paths.add_model_folder_path(key, os.path.join(folder_paths.models_dir, key))  # noqa: PTH118
+        for path in folder_paths.get_folder_paths(key):
+            register_folder(path, download=key == _FOLDER_KEYS[0])
+
+
+def checkpoint_names() -> list[str]:
+    """What the checkpoint menus offer: the default, the catalogue, and what lies in the model folders."""
+    use_model_folders()
+    local = [name for name, folder in local_checkpoints().items() if _is_supported(folder)]
+    return list(dict.fromkeys([DEFAULT_CHECKPOINT, *catalogue(), *local]))
+
+
+def _is_supported(folder: Path) -> bool:
+    """Whether the folder holds a family that we know: ``models/LLM`` is full of other people's models."""
+    try:
+        changed = (folder / "config.json").stat().st_mtime_ns
+    except OSError:
+        return False
+    return _family_at(folder, changed) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _family_at(folder: Path, changed: int) -> str | None:
+    return known_family(folder)
+
+
+def prepare_checkpoint(checkpoint: str) -> None:
+    """Have the checkpoint's files on this computer, downloading them with progress if need be.
+
+    Raises:
+        ModelFilesError: they are not to be had; the message says what to do.
+        InterruptProcessingException: the user cancelled. What came is kept, the next try goes on from there.
+    """
+    use_model_folders()
+    bar: ProgressBar | None = None
+
+    def show(progress: DownloadProgress) -> None:
+        nonlocal bar
+        model_management.throw_exception_if_processing_interrupted()
+        if bar is None:
+            bar = ProgressBar(max(1, progress.total))
+        bar.update_absolute(progress.done, max(1, progress.total))
+
+    ensure_checkpoint(checkpoint, progress=show)
+
+
+# Devices ----------------------------------------------------------------------------------
+
+
+def device_names() -> list[str]:
+    """What the device menus offer."""
+    names = ["auto", "cpu"]
+    if torch.cuda.is_available():
+        names += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return names
+
+
+def manager() -> ModelManager:
+    """The process's shared manager, with its models under this host's memory management."""
+    shared = shared_manager()
+    with _configuring:
+        if not _placement.configured:
+            # Models go when the host says so, in its own thread: its lists are not made for several.
+            shared.configure(placement=_placement, idle_seconds=None)
+            _placement.configured = True
+    return shared
+
+
+# Memory -----------------------------------------------------------------------------------
+
+
+class _Weights(torch.nn.Module):
+    """What the patcher holds; it sets attributes on it that a model may refuse."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
+@dataclass(eq=False)
+class _Placed:
+    """A loaded model under the host's management."""
+
+    model: LoadedModel
+    patcher: Any  # the host knows it by a weak reference: this one keeps it alive
+    users: int = 0
+
+    @property
+    def rests_elsewhere(self) -> bool:
+        """Whether the host has another place for it while it is not in use."""
+        return bool(self.patcher.offload_device != self.patcher.load_device)
+
+
+@dataclass(eq=False)
+class HostPlacement:
+    """The host's say in where models live; a ``models_cache.Placement``."""
+
+    configured: bool = False
+    _placed: dict[int, _Placed] = field(default_factory=dict)  # by id of the model
+
+    def resolve(self, device: str, dtype: str) -> tuple[str, str]:
+        """``auto`` is the host's device; on it fp16, as the models were published, if the host allows it."""
+        if device != "auto":
+            device, _ = DirectPlacement().resolve(device, "fp32")
+        else:
+            device = str(model_management.get_torch_device())
+        if dtype != "auto":
+            return device, DirectPlacement().resolve("cpu", dtype)[1]
+        on_cpu = torch.device(device).type == "cpu"
+        half = not on_cpu and model_management.should_use_fp16(torch.device(device))
+        return device, "fp16" if half else "fp32"
+
+    def load_device(self, device: str) -> str:
+        """Weights are read to main memory; the host makes room before they are moved."""
+        return "cpu"
+
+    def entering(self, model: LoadedModel, device: str) -> None:
+        """Have the host make room and move the weights to ``device``."""
+        placed = self._placed.get(id(model))
+        if placed is None:
+            placed = self._placed[id(model)] = self._place(model, torch.device(device))
+        placed.users += 1  # before the host acts: what is in use is not let go
+        try:
+            # Moving parameters in inference mode, which nodes run in, would tear tied ones apart.
+            with torch.inference_mode(False):
+                model_management.load_models_gpu(
+                    [placed.patcher], memory_required=_activation_bytes(model), force_full_load=True
+                )
+            # With --novram the host moves nothing that it cannot also move layer by layer.
+            if model.device != torch.device(device):
+                model.to(device)
+        except BaseException:
+            placed.users -= 1
+            raise
+
+    def leaving(self, model: LoadedModel, device: str) -> None:
+        """Put back what the host did not move itself and would not know to be on the GPU."""
+        placed = self._placed.get(id(model))
+        if placed is None:
+            return
+        placed.users -= 1
+        if placed.rests_elsewhere and placed.patcher.loaded_size() < placed.patcher.model_size() // 2:
+            model.to(placed.patcher.offload_device)
+
+    def unloading(self, model: LoadedModel) -> None:
+        """Let the host forget it: its references are weak."""
+        self._placed.pop(id(model), None)
+
+    def _place(self, model: LoadedModel, device: torch.device) -> _Placed:
+        offload = torch.device("cpu")
+        if device.type != "cpu" and model_management.unet_offload_device().type != "cpu":
+            offload = device  # --highvram: nothing ever leaves the GPU
+        patcher = ModelPatcher(
+            _Weights(model.network), load_device=device, offload_device=offload, size=model.nbytes
+        )
+        placed = _Placed(model, patcher)
+        patcher.add_callback(
+            CallbacksMP.ON_DETACH, lambda _, unpatch_all: self._detached(placed) if unpatch_all else None
+        )
+        return placed
+
+    def _detached(self, placed: _Placed) -> None:
+        """The host has taken the weights off the device.
+
+        Another model needs the room: they wait in main memory for their next use. Nobody runs, so the host
+        was told to unload its models; or they have no other place: they are let go.
+        """
+        placed.model.to(placed.patcher.offload_device)
+        told_to_unload = get_executing_context() is None
+        if not placed.users and (told_to_unload or not placed.rests_elsewhere):
+            shared_manager().unload(str(placed.model.folder))
+
+
+_placement = HostPlacement()
+_configuring = threading.Lock()
+_pictures: ContextVar[int] = ContextVar("promptgen_pictures", default=1)
+
+
+def _activation_bytes(model: LoadedModel) -> int:
+    height, width = model.image_size
+    batch = min(_pictures.get(), _LARGEST_BATCH)
+    return batch * height * width * model.dtype.itemsize * _ACTIVATIONS_PER_PIXEL
+
+
+# Progress ---------------------------------------------------------------------------------
+
+
+class CaptionProgress:
+    """The host's progress bar for a run over ``pictures``; each step also heeds its cancel button.
+
+    How long an answer gets is not known beforehand, so within a picture the bar slows down with each token.
+    """
+
+    _PER_PICTURE = 1000
+    _EVERY = 4  # tokens between two messages to the browser
+
+    def __init__(self, pictures: int) -> None:
+        self._bar = ProgressBar(pictures * self._PER_PICTURE)
+        self._done = 0
+        self._shown = 0
+
+    def on_step(self, tokens: int) -> None:
+        """A token is about to be decoded, or with 0 the vision tower works.
+
+        Raises:
+            InterruptProcessingException: the user cancelled.
+        """
+        model_management.throw_exception_if_processing_interrupted()
+        if tokens % self._EVERY == 0 and tokens:
+            self._show(self._done * self._PER_PICTURE + self._PER_PICTURE * tokens // (tokens + 60))
+
+    def picture_done(self) -> None:
+        """A picture's answers are there."""
+        self._done += 1
+        self._show(self._done * self._PER_PICTURE)
+
+    def _show(self, value: int) -> None:
+        if value > self._shown:
+            self._shown = value
+            self._bar.update_absolute(value)
+
+
+@contextmanager
+def caption_progress(pictures: int) -> Iterator[CaptionProgress]:
+    """Progress of a run, and room in memory for a run of that size."""
+    token = _pictures.set(pictures)
+    try:
+        yield CaptionProgress(pictures)
+    finally:
+        _pictures.reset(token)

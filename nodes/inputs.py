@@ -1,0 +1,146 @@
+"""Inputs that several nodes share, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from . import host
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+CATEGORY = "PromptGen"
+UNDERSCORES = ["keep", "spaces", "underscores"]
+
+PromptGenModel = io.Custom("PROMPTGEN_MODEL")
+
+
+def image_input() -> Any:
+    """The pictures."""
+    return io.Image.Input(
+        "image",
+        tooltip="One image, a batch, or a list of images of any sizes; all of them are captioned together.",
+    )
+
+
+def checkpoint_input() -> Any:
+    """The checkpoint's name. Its options are the catalogue and what lies in the model folders right now."""
+    return io.Combo.Input(
+        "checkpoint",
+        options=host.checkpoint_names(),
+        default=host.DEFAULT_CHECKPOINT,
+        tooltip="Which model to use. It is downloaded at first use, to models/LLM. Folders there and in "
+        "models/florence2 are offered as well; 'demo' comes with the pack and only knows drawn shapes.",
+    )
+
+
+def model_input() -> Any:
+    """What the loader node gives."""
+    return PromptGenModel.Input(
+        "model",
+        optional=True,
+        tooltip="A model from the PromptGen Model node. If connected, it is used instead of 'checkpoint'.",
+    )
+
+
+def generation_inputs() -> list[Any]:
+    """How much work a caption may be."""
+    return [
+        io.Int.Input(
+            "num_beams",
+            optional=True,
+            default=3,
+            min=1,
+            max=16,
+            tooltip="How many candidates the search keeps. 3 is what the models were published with; 1 is "
+            "fastest.",
+        ),
+        io.Int.Input(
+            "max_new_tokens",
+            optional=True,
+            default=1024,
+            min=1,
+            max=1024,
+            tooltip="Cut an answer off after so many tokens. Answers end by themselves, mostly long before.",
+        ),
+    ]
+
+
+def tag_inputs() -> list[Any]:
+    """Cleaning up tags and captions; ids are those of ``captioning.TagOptions`` as users know them."""
+    return [
+        io.String.Input(
+            "prefix",
+            optional=True,
+            default="",
+            tooltip="Put before the answer, for example a trigger word.",
+        ),
+        io.String.Input("suffix", optional=True, default="", tooltip="Put after the answer."),
+        io.String.Input(
+            "exclude_tags",
+            optional=True,
+            default="",
+            tooltip="Tags to leave out, separated by commas; * stands for any characters: 'blurry, *_hair'.",
+        ),
+        io.String.Input(
+            "replace",
+            optional=True,
+            default="",
+            tooltip="'old:new; old:new' replaces whole tags and whole words; 'old:' takes them out.",
+        ),
+        io.Combo.Input(
+            "underscores",
+            options=UNDERSCORES,
+            optional=True,
+            default=UNDERSCORES[0],
+            tooltip="In tags: keep underscores as they are, turn them into spaces (faces like ^_^ stay), or "
+            "turn spaces into underscores.",
+        ),
+    ]
+
+
+def rows(lists: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Take a list node's inputs apart as the host does for other nodes: shorter lists repeat their last."""
+    length = max((len(values) for values in lists.values()), default=0)
+    return [
+        {name: values[min(index, len(values) - 1)] for name, values in lists.items() if values}
+        for index in range(length)
+    ]
+
+
+def frames(image: torch.Tensor) -> list[numpy.ndarray]:
+    """The pictures ``[H, W, C]`` of an IMAGE ``[B, H, W, C]``, or of a MASK ``[B, H, W]``.
+
+    Raises:
+        ValueError: the batch is empty, or has another shape.
+    """
+    shape = list(image.shape)
+    if image.ndim == 3:
+        image = image[None] if shape[-1] <= 4 else image[..., None]  # one picture, or masks
+    if image.ndim != 4 or image.shape[-1] not in (1, 2, 3, 4):
+        raise ValueError(
+            f"The image input has the shape {shape}; an image batch is [batch, height, width, channels]. "
+            "Connect an IMAGE output."
+        )
+    if 0 in shape:
+        raise ValueError(
+            f"The image batch is empty (shape {shape}), there is nothing to caption. Look at the node that "
+            "makes it: a folder without images, or a selection that is out of range."
+        )
+    return list(image.detach().cpu().float().numpy())
+
+
+def no_images() -> ValueError:
+    """The error for a list of images with nothing in it."""
+    return ValueError(
+        "The list of images is empty, there is nothing to caption. Look at the node that makes it."
+    )
+
+
+def shown(texts: Iterable[str]) -> dict[str, list[str]]:
+    """What the browser shows on the node: one text per picture."""
+    return {"text": list(texts)}
