@@ -3,6 +3,7 @@
     python dev.py demo              caption the pictures in examples/ with the built-in demo model
     python dev.py test              lint, types, room arrows, tests     (-- ARGS go to pytest)
     python dev.py test --matrix     the parity tests on the oldest and the newest transformers
+    python dev.py comfyui           start ComfyUI with this pack alone          (-- ARGS go to ComfyUI)
     python dev.py lint              only the first three
     python dev.py format            rewrite the sources as ruff likes them
 
@@ -16,16 +17,22 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
+STAMP = "promptgen-dev-stamp"  # in a venv: all that was due has been installed
+FAILURE = "promptgen-dev-failure"  # in a host's venv: why it could not be
 OLDEST_TRANSFORMERS = "4.50.3"
+HOST_VARIABLE = "COMFYUI_PATH"
+PACK_NAME = "promptgen-tagger"  # the folder that the host sees, whatever this clone is called
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 DEMO_INSTRUCTIONS = "GENERATE_TAGS,CAPTION,MIXED_CAPTION,ANALYZE"
 SCRIPTS = ("dev.py", "setup.py")  # lie in the root folder, but are no part of the package
@@ -286,24 +293,250 @@ def _newest_transformers(python: str) -> str:
 def _prepare_matrix_venv(python: str, version: str) -> str:
     """A venv with its own transformers (and what that needs) which sees all else in ``.venv``.
 
-    A second torch would cost gigabytes. The ``.pth`` file comes after the venv's own site-packages on the
-    path, so what is installed here wins.
+    A second torch would cost gigabytes.
     """
     folder = ROOT / f".venv-transformers-{version}"
-    base = output_of([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
-    fingerprint = _fingerprint(base, version)
+    fingerprint = _fingerprint(_site_packages(python), version)
     interpreter = venv_python(folder)
-    stamp = folder / "promptgen-dev-stamp"
+    stamp = folder / STAMP
     if _read(stamp) == fingerprint and _works(interpreter):
         return interpreter
     say(f"Making {folder.name}: transformers {version} over the packages of {VENV.name}")
-    checked([python, "-m", "venv", "--clear", "--without-pip", str(folder)], f"could not make {folder}")
-    own = output_of([interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
-    Path(own, "promptgen-base.pth").write_text(f"import site; site.addsitedir({base!r})\n", encoding="utf-8")
+    _make_overlay(python, folder)
     pip = [python, "-m", "pip", "--python", interpreter, "install", "--quiet", f"transformers=={version}"]
     checked(pip, f"could not install transformers {version} (see above); is there a network?")
     stamp.write_text(fingerprint, encoding="utf-8")
     return interpreter
+
+
+def _make_overlay(python: str, folder: Path) -> str:
+    """A new venv that also sees the packages of the venv of ``python``.
+
+    The ``.pth`` file comes after the venv's own site-packages on the path, so what is installed here wins.
+    """
+    checked([python, "-m", "venv", "--clear", "--without-pip", str(folder)], f"could not make {folder}")
+    interpreter = venv_python(folder)
+    pointer = f"import site; site.addsitedir({_site_packages(python)!r})\n"
+    Path(_site_packages(interpreter), "promptgen-base.pth").write_text(pointer, encoding="utf-8")
+    return interpreter
+
+
+def _site_packages(python: str) -> str:
+    return output_of([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
+
+
+# ComfyUI, the host of the node pack -----------------------------------------------------
+
+
+class HostCheckout(NamedTuple):
+    """A ComfyUI source folder, of any version."""
+
+    folder: Path
+    version: str
+
+    @property
+    def venv(self) -> Path:
+        """Where its overlay venv is, or will be."""
+        return ROOT / f".venv-comfyui-{self.version}"
+
+
+def find_hosts() -> list[HostCheckout]:
+    """The ComfyUI checkouts in ``$COMFYUI_PATH``, else those in ``~/comfy``; one for each version.
+
+    ``~/comfy/ComfyUI`` is where comfy-cli puts it; other versions lie beside it as ``ComfyUI-<anything>``.
+
+    Raises:
+        StepError: ``$COMFYUI_PATH`` names a folder that is no ComfyUI.
+    """
+    named = [Path(part).expanduser() for part in os.environ.get(HOST_VARIABLE, "").split(os.pathsep) if part]
+    for folder in named:
+        if _host_version(folder) is None:
+            raise StepError(
+                f"${HOST_VARIABLE} names {folder}, but that is no ComfyUI source folder: it has no "
+                "main.py and comfyui_version.py."
+            )
+    hosts: dict[str, HostCheckout] = {}
+    for folder in named or [_home_of_hosts() / "ComfyUI", *sorted(_home_of_hosts().glob("ComfyUI-*"))]:
+        version = _host_version(folder)
+        if version is not None and version not in hosts:
+            hosts[version] = HostCheckout(folder.resolve(), version)
+    return list(hosts.values())
+
+
+def _home_of_hosts() -> Path:
+    return Path.home() / "comfy"
+
+
+def _host_version(folder: Path) -> str | None:
+    """The version of the ComfyUI in ``folder``, read and not imported; None where there is none."""
+    if not (folder / "main.py").is_file():
+        return None
+    found = re.search(r"^__version__\s*=\s*[\"']([\w.+-]+)[\"']", _read(folder / "comfyui_version.py"), re.M)
+    return found[1] if found else None
+
+
+def host_interpreter(host: HostCheckout) -> str | None:
+    """The interpreter of the host's overlay venv if that is ready for use, else None."""
+    stamp, interpreter = _read(host.venv / STAMP), venv_python(host.venv)
+    return interpreter if stamp == _host_fingerprint(host) and Path(interpreter).exists() else None
+
+
+def host_failure(host: HostCheckout) -> str:
+    """Why the host's overlay venv could not be made the last time this was tried; empty if it could."""
+    return _read(host.venv / FAILURE)
+
+
+def prepare_host_venv(python: str, host: HostCheckout) -> str:
+    """A venv with what the host requires (its own front end, too) which sees all else in ``.venv``.
+
+    torch and torchvision are those of ``.venv``, whatever the host says, and torchaudio is not installed at
+    all: the host starts without it.
+    """
+    interpreter = venv_python(host.venv)
+    required, optional = _host_requirements(host)
+    if host_interpreter(host) and not _missing(interpreter, required):
+        return interpreter
+    say(f"Making {host.venv.name}: what ComfyUI {host.version} needs, over the packages of {VENV.name}")
+    host.venv.mkdir(exist_ok=True)
+    try:
+        _install_host_requirements(python, host, required, optional)
+    except StepError as failure:
+        (host.venv / STAMP).unlink(missing_ok=True)
+        (host.venv / FAILURE).write_text(str(failure), encoding="utf-8")
+        raise
+    (host.venv / FAILURE).unlink(missing_ok=True)
+    (host.venv / STAMP).write_text(_host_fingerprint(host), encoding="utf-8")
+    return interpreter
+
+
+def _install_host_requirements(
+    python: str, host: HostCheckout, required: Sequence[str], optional: Sequence[str]
+) -> None:
+    interpreter = venv_python(host.venv)
+    if not _works(interpreter):
+        _make_overlay(python, host.venv)
+    constraints = host.venv / "constraints.txt"
+    constraints.write_text("\n".join(_torch_constraints(python)), encoding="utf-8")
+    pip = [python, "-m", "pip", "--python", interpreter, "install", "--disable-pip-version-check"]
+    install = [*pip, "--quiet", "--constraint", str(constraints)]
+    if run([*install, *required, *optional]) == 0:
+        return
+    advice = f"could not install what ComfyUI {host.version} requires (see above); is there a network?"
+    checked([*install, *required], advice)
+    for requirement in optional:
+        if run([*install, requirement]) != 0:
+            say(f"pip could not install {requirement} (see above); ComfyUI {host.version} starts without it")
+
+
+def _host_requirements(host: HostCheckout) -> tuple[list[str], list[str]]:
+    """What the host cannot start without, and what it can.
+
+    The second are those that its requirements file calls non-essential, its workflow templates and help
+    pages.
+    """
+    required: list[str] = []
+    optional: list[str] = []
+    lines = required
+    for line in _read(host.folder / "requirements.txt").splitlines():
+        requirement, hash_sign, comment = line.partition("#")
+        if hash_sign and re.search(r"non[- ]?essential", comment, re.I):
+            lines = optional
+        name = re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0].lower()
+        if name in ("comfyui-workflow-templates", "comfyui-embedded-docs"):
+            optional.append(requirement.strip())
+        elif name and name not in ("torch", "torchvision", "torchaudio"):
+            lines.append(requirement.strip())
+    return required, optional
+
+
+def _host_fingerprint(host: HostCheckout) -> str:
+    """Not that of ``.venv``: what changes there is seen through the overlay."""
+    digest = hashlib.sha256(str(ROOT).encode("utf-8", "surrogateescape") + b"\0")
+    digest.update(_read(host.folder / "requirements.txt").encode())
+    return digest.hexdigest()
+
+
+def _torch_constraints(python: str) -> list[str]:
+    code = (
+        "import importlib.metadata as m; print(*(f'{n}=={m.version(n)}' for n in ('torch', 'torchvision')))"
+    )
+    return [*output_of([python, "-c", code]).split(), "torchaudio<0"]
+
+
+def _missing(interpreter: str, requirements: Sequence[str]) -> bool:
+    """Whether ``interpreter`` lacks any: a new ``.venv`` may hold less than the one it was made over."""
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "from packaging.requirements import Requirement\n"
+        "for r in map(Requirement, sys.argv[1:]):\n"
+        "    if r.marker is None or r.marker.evaluate():\n"
+        "        assert r.specifier.contains(m.version(r.name), prereleases=True)\n"
+    )
+    return not _works(interpreter, code, *requirements)
+
+
+def link_pack(base: Path, pack: Path = ROOT) -> list[str]:
+    """Let a host on the base directory ``base`` load ``pack`` and no other; the arguments it needs for that.
+
+    A link (on Windows, a junction) and not a copy, which would go stale. Where a file system knows neither,
+    the host is told to look for packs where this one lies.
+
+    Raises:
+        StepError: something else lies where the link belongs.
+    """
+    folder = base / "custom_nodes"
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / PACK_NAME
+    if link.exists() and link.samefile(pack):
+        return ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME]
+    if link.is_symlink() or _is_junction(link):
+        link.unlink()  # of a clone that has moved; what it points to is not touched
+    if link.exists():
+        raise StepError(f"{link} is in the way: it is neither {pack} nor a link. Move it elsewhere.")
+    if _link_folder(link, pack):
+        return ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME]
+    paths = base / "custom_nodes_of_promptgen.yaml"
+    paths.write_text(f"promptgen:\n  custom_nodes: {json.dumps(str(pack.parent))}\n", encoding="utf-8")
+    whitelist = ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack.name]
+    return ["--extra-model-paths-config", str(paths), *whitelist]
+
+
+def _link_folder(link: Path, target: Path) -> bool:
+    try:
+        link.symlink_to(target, target_is_directory=True)
+    except (OSError, NotImplementedError):  # Windows wants a privilege for it, but not for a junction
+        if os.name == "nt":
+            done = subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(target)], capture_output=True)
+            return done.returncode == 0
+        return False
+    return True
+
+
+def _is_junction(path: Path) -> bool:
+    if os.name != "nt":
+        return False
+    try:
+        attributes = getattr(path.lstat(), "st_reparse_tag", 0)
+    except OSError:
+        return False
+    return bool(attributes)
+
+
+def host_command(host: HostCheckout, base: Path, port: int, *, database: str, interpreter: str) -> list[str]:
+    """How to start ``host`` so that it writes to ``base`` alone."""
+    return [
+        interpreter,
+        str(host.folder / "main.py"),
+        *("--base-directory", str(base)),
+        *("--database-url", database),
+        *("--port", str(port)),
+        *("--disable-auto-launch", "--disable-api-nodes", "--log-stdout"),
+    ]
+
+
+def host_environment(byte_code: Path) -> dict[str, str]:
+    """The environment to start a host in; its compiled modules go to ``byte_code``, not into its folder."""
+    return {**os.environ, "PYTHONPYCACHEPREFIX": str(byte_code), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
 
 
 # The virtual environment ----------------------------------------------------------------
@@ -312,7 +545,7 @@ def _prepare_matrix_venv(python: str, version: str) -> str:
 def prepare_venv() -> str:
     """The interpreter of ``.venv``, made, repaired and brought up to date where needed."""
     python = venv_python(VENV)
-    stamp = VENV / "promptgen-dev-stamp"
+    stamp = VENV / STAMP
     if _read(stamp) == _fingerprint() and _works(python):
         return python
     started = time.monotonic()
@@ -352,11 +585,10 @@ def _fingerprint(*more: str) -> str:
     return digest.hexdigest()
 
 
-def _works(python: str, code: str = "") -> bool:
+def _works(python: str, code: str = "", *arguments: str) -> bool:
+    command = [python, "-c", code, *arguments]
     try:
-        done = subprocess.run(
-            [python, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except OSError:
         return False
     return done.returncode == 0
@@ -365,7 +597,7 @@ def _works(python: str, code: str = "") -> bool:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+
+from .comfyui_host import Checkout, Host, UnavailableError, find_checkouts, start_host
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -14,3 +18,40 @@ def pytest_configure(config: pytest.Config) -> None:
     inherit that.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _checkouts() -> list[Any]:
+    try:
+        return [pytest.param(checkout, id=checkout.version) for checkout in find_checkouts()]
+    except UnavailableError as reason:
+        return [pytest.param(None, id="no-host", marks=pytest.mark.skip(reason=str(reason)))]
+
+
+@pytest.fixture(scope="session", params=_checkouts())
+def comfyui_checkout(request: pytest.FixtureRequest) -> Checkout:
+    """Each ComfyUI on this machine that can be started."""
+    checkout: Checkout = request.param
+    try:
+        checkout.interpreter()
+    except UnavailableError as reason:
+        pytest.skip(str(reason))
+    return checkout
+
+
+@pytest.fixture(scope="session")
+def host(comfyui_checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """Each of them, running with this pack alone; one at a time, for all tests that use it."""
+    with start_host(
+        comfyui_checkout, tmp_path_factory.mktemp(f"comfyui-{comfyui_checkout.version}")
+    ) as running:
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """What the host wrote at the end belongs to the report of a test that failed with it."""
+    report: pytest.TestReport = yield  # type: ignore[assignment,misc]
+    host = getattr(item, "funcargs", {}).get("host")
+    if report.failed and isinstance(host, Host):
+        report.sections.append(("the end of ComfyUI's log", host.log()[-4000:]))
+    return report  # type: ignore[return-value]
