@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..captioning import (
-    INSTRUCTIONS,
-    Captioner,
-    CaptionOptions,
-    GenerationOptions,
-    Mixed,
-    Result,
-    TagOptions,
-    Tags,
-    join_tags,
-)
-from . import host
+from .. import captioning
 from .inputs import (
     CATEGORY,
     checkpoint_input,
-    frames,
     generation_inputs,
     image_input,
     model_input,
-    no_images,
     rows,
     shown,
     tag_inputs,
 )
-from .model import ModelChoice
-
-if TYPE_CHECKING:
-    import torch
 
 PROMPTGEN_INSTRUCTIONS = (
     "GENERATE_TAGS",
@@ -58,101 +38,6 @@ ANSWERS = {
     "mixed": "MIXED_CAPTION",
     "analysis": "ANALYZE",
 }
-
-
-@dataclass(frozen=True)
-class CaptionSettings:
-    """Everything but the picture. The defaults are those of the nodes."""
-
-    checkpoint: str = host.DEFAULT_CHECKPOINT
-    model: ModelChoice | None = None
-    num_beams: int = 3
-    max_new_tokens: int = 1024
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
-    seed: int = 0
-    prefix: str = ""
-    suffix: str = ""
-    exclude_tags: str = ""
-    replace: str = ""
-    underscores: str = "keep"
-
-    @property
-    def choice(self) -> ModelChoice:
-        """The model: a connected one wins."""
-        return self.model or ModelChoice(self.checkpoint)
-
-    def options(self) -> CaptionOptions:
-        """As the engine takes them.
-
-        Raises:
-            ValueError: a value is outside its range.
-        """
-        generation = GenerationOptions(
-            num_beams=self.num_beams,
-            max_new_tokens=self.max_new_tokens,
-            do_sample=self.do_sample,
-            temperature=float(self.temperature),
-            top_k=self.top_k,
-            top_p=float(self.top_p),
-            seed=self.seed,
-        )
-        tags = TagOptions(
-            prefix=self.prefix,
-            suffix=self.suffix,
-            exclude=self.exclude_tags,
-            replace=self.replace,
-            underscores=self.underscores,  # type: ignore[arg-type]
-        )
-        return CaptionOptions(generation=generation, tags=tags)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One batch of pictures and what to ask about it."""
-
-    image: torch.Tensor  # [B, H, W, C]
-    instructions: tuple[str, ...]
-    settings: CaptionSettings
-
-
-def caption_all(work: Sequence[_Work]) -> list[tuple[Result, ...]]:
-    """Caption all pictures of all batches, neighbours with equal settings together.
-
-    Returns:
-        One tuple of results, in the order of the instructions, for each picture.
-
-    Raises:
-        ValueError: there is no picture, or a setting is outside its range.
-        ModelFilesError: the checkpoint is not there and cannot be had.
-    """
-    if not work:
-        raise no_images()
-    pictures = [(frame, item) for item in work for frame in frames(item.image)]
-    results: list[tuple[Result, ...]] = []
-    with host.caption_progress(len(pictures)) as progress:
-        for (instructions, settings), group in itertools.groupby(
-            pictures, key=lambda picture: (picture[1].instructions, picture[1].settings)
-        ):
-            options = settings.options()
-            choice = settings.choice
-            host.prepare_checkpoint(choice.checkpoint)
-            captioner = Captioner(
-                choice.checkpoint, device=choice.device, dtype=choice.precision, manager=host.manager()
-            )
-            images = [frame for frame, _ in group]
-            for answer in captioner.stream(images, instructions, options, progress.on_step):
-                if answer.exception is not None:
-                    raise answer.exception
-                results.append(answer.results)
-                progress.picture_done()
-    return results
-
-
-def _tags_of(result: Result) -> str:
-    return join_tags(result.tags) if isinstance(result, (Tags, Mixed)) else ""
 
 
 class PromptGenTagger(io.ComfyNode):
@@ -176,7 +61,7 @@ class PromptGenTagger(io.ComfyNode):
                     options=list(PROMPTGEN_INSTRUCTIONS),
                     default="GENERATE_TAGS",
                     tooltip="\n".join(
-                        f"{name}: {INSTRUCTIONS[name].summary}" for name in PROMPTGEN_INSTRUCTIONS
+                        f"{name}: {captioning.INSTRUCTIONS[name].summary}" for name in PROMPTGEN_INSTRUCTIONS
                     ),
                 ),
                 *generation_inputs(),
@@ -246,13 +131,15 @@ class PromptGenTagger(io.ComfyNode):
 
     @classmethod
     def execute(cls, **lists: list[Any]) -> Any:
+        from .work import CaptionSettings, Work, caption_all, tags_of
+
         work = []
         for row in rows(lists) if lists.get("image") else []:
             image, instruction = row.pop("image"), row.pop("instruction")
-            work.append(_Work(image, (instruction,), CaptionSettings(**row)))
+            work.append(Work(image, (instruction,), CaptionSettings(**row)))
         results = [answer for (answer,) in caption_all(work)]
         texts = [result.text for result in results]
-        return io.NodeOutput(texts, [_tags_of(result) for result in results], ui=shown(texts))
+        return io.NodeOutput(texts, [tags_of(result) for result in results], ui=shown(texts))
 
 
 class PromptGenCaptions(io.ComfyNode):
@@ -277,8 +164,8 @@ class PromptGenCaptions(io.ComfyNode):
                         display_name=name.replace("_", " "),
                         optional=True,
                         default=True,
-                        tooltip=f"{INSTRUCTIONS[instruction].summary} ({instruction}) Off: not generated, "
-                        "and what is connected to this output does not run.",
+                        tooltip=f"{captioning.INSTRUCTIONS[instruction].summary} ({instruction}) Off: not "
+                        "generated, and what is connected to this output does not run.",
                     )
                     for name, instruction in ANSWERS.items()
                 ),
@@ -289,7 +176,7 @@ class PromptGenCaptions(io.ComfyNode):
                 io.String.Output(
                     name,
                     is_output_list=True,
-                    tooltip=f"{INSTRUCTIONS[instruction].summary} One text per image.",
+                    tooltip=f"{captioning.INSTRUCTIONS[instruction].summary} One text per image.",
                 )
                 for name, instruction in ANSWERS.items()
             ],
@@ -302,6 +189,8 @@ class PromptGenCaptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, **lists: list[Any]) -> Any:
+        from .work import CaptionSettings, Work, caption_all
+
         # The switches decide about outputs, which a list of switches cannot do one by one: the first counts.
         wanted = [name for name in ANSWERS if lists.pop(f"want_{name}", [True])[0]]
         if not wanted:
@@ -309,7 +198,7 @@ class PromptGenCaptions(io.ComfyNode):
         instructions = tuple(ANSWERS[name] for name in wanted)
         work = []
         for row in rows(lists) if lists.get("image") else []:
-            work.append(_Work(row.pop("image"), instructions, CaptionSettings(**row)))
+            work.append(Work(row.pop("image"), instructions, CaptionSettings(**row)))
         results = caption_all(work)
         texts = {name: [answers[place].text for answers in results] for place, name in enumerate(wanted)}
         together = [

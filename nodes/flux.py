@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..captioning import MixedParts, split_mixed
+from .. import captioning
 from .inputs import CATEGORY
+
+if TYPE_CHECKING:
+    from ..captioning import MixedParts
 
 LEAVE_OUT, TO_T5XXL, TO_CLIP_L = "leave out", "add to T5-XXL", "add to CLIP-L"
 PROSE, NOTHING = "the prose", "nothing"
@@ -96,7 +99,7 @@ class PromptGenFluxTextEncode(io.ComfyNode):
         without_tags: str = PROSE,
     ) -> Any:
         _require_flux(clip)
-        parts = split_mixed(caption)
+        parts = captioning.split_mixed(caption)
         t5xxl, clip_l = texts_for_flux(parts, analysis_goes, without_tags)
         return io.NodeOutput(
             _encode(clip, t5xxl, clip_l, guidance),
@@ -113,8 +116,6 @@ def texts_for_flux(parts: MixedParts, analysis_goes: str, without_tags: str) -> 
     Raises:
         ValueError: a choice that the menus do not have.
     """
-    from ..captioning import parse_analysis
-
     if analysis_goes not in (LEAVE_OUT, TO_T5XXL, TO_CLIP_L):
         raise ValueError(
             f"analysis_goes is {analysis_goes!r}; it takes '{LEAVE_OUT}', '{TO_T5XXL}' or '{TO_CLIP_L}'."
@@ -123,7 +124,7 @@ def texts_for_flux(parts: MixedParts, analysis_goes: str, without_tags: str) -> 
         raise ValueError(f"without_tags is {without_tags!r}; it takes '{PROSE}' or '{NOTHING}'.")
     t5xxl = parts.prose or parts.tags
     clip_l = parts.tags or (parts.prose if without_tags == PROSE else "")
-    known = parse_analysis(parts.analysis).sentence() if parts.analysis else ""
+    known = captioning.parse_analysis(parts.analysis).sentence() if parts.analysis else ""
     if known and analysis_goes == TO_T5XXL:
         t5xxl = "\n\n".join(part for part in (t5xxl, known) if part)
     if known and analysis_goes == TO_CLIP_L:

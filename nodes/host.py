@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +24,10 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.utils import ProgressBar
 from comfy_execution.utils import get_executing_context
 
-from ..models_cache import (
-    DirectPlacement,
-    DownloadProgress,
-    ModelManager,
-    catalogue,
-    ensure_checkpoint,
-    known_family,
-    local_checkpoints,
-    register_folder,
-    shared_manager,
-)
+from .. import models_cache
 
 if TYPE_CHECKING:
-    from ..models_cache import LoadedModel
+    from ..models_cache import DownloadProgress, LoadedModel, ModelManager
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +50,14 @@ def use_model_folders() -> None:
     for key in _FOLDER_KEYS:
         folder_paths.add_model_folder_path(key, os.path.join(folder_paths.models_dir, key))  # noqa: PTH118
         for path in folder_paths.get_folder_paths(key):
-            register_folder(path, download=key == _FOLDER_KEYS[0])
+            models_cache.register_folder(path, download=key == _FOLDER_KEYS[0])
 
 
 def checkpoint_names() -> list[str]:
     """What the checkpoint menus offer: the default, the catalogue, and what lies in the model folders."""
     use_model_folders()
-    local = [name for name, folder in local_checkpoints().items() if _is_supported(folder)]
-    return list(dict.fromkeys([DEFAULT_CHECKPOINT, *catalogue(), *local]))
+    local = [name for name, folder in models_cache.local_checkpoints().items() if _is_supported(folder)]
+    return list(dict.fromkeys([DEFAULT_CHECKPOINT, *models_cache.catalogue(), *local]))
 
 
 def _is_supported(folder: Path) -> bool:
@@ -82,7 +71,7 @@ def _is_supported(folder: Path) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _family_at(folder: Path, changed: int) -> str | None:
-    return known_family(folder)
+    return models_cache.known_family(folder)
 
 
 def prepare_checkpoint(checkpoint: str) -> None:
@@ -102,7 +91,7 @@ def prepare_checkpoint(checkpoint: str) -> None:
             bar = ProgressBar(max(1, progress.total))
         bar.update_absolute(progress.done, max(1, progress.total))
 
-    ensure_checkpoint(checkpoint, progress=show)
+    models_cache.ensure_checkpoint(checkpoint, progress=show)
 
 
 # Devices ----------------------------------------------------------------------------------
@@ -120,7 +109,7 @@ def device_names() -> list[str]:
 
 def manager() -> ModelManager:
     """The process's shared manager, with its models under this host's memory management."""
-    shared = shared_manager()
+    shared = models_cache.shared_manager()
     with _configuring:
         if not _placement.configured:
             # Models go when the host says so, in its own thread: its lists are not made for several.
@@ -140,13 +129,13 @@ class _Weights(torch.nn.Module):
         self.network = network
 
 
-@dataclass(eq=False)
 class _Placed:
     """A loaded model under the host's management."""
 
-    model: LoadedModel
-    patcher: Any  # the host knows it by a weak reference: this one keeps it alive
-    users: int = 0
+    def __init__(self, model: LoadedModel, patcher: Any) -> None:
+        self.model = model
+        self.patcher = patcher  # the host knows it by a weak reference: this one keeps it alive
+        self.users = 0
 
     @property
     def rests_elsewhere(self) -> bool:
@@ -154,21 +143,21 @@ class _Placed:
         return bool(self.patcher.offload_device != self.patcher.load_device)
 
 
-@dataclass(eq=False)
 class HostPlacement:
     """The host's say in where models live; a ``models_cache.Placement``."""
 
-    configured: bool = False
-    _placed: dict[int, _Placed] = field(default_factory=dict)  # by id of the model
+    def __init__(self) -> None:
+        self.configured = False
+        self._placed: dict[int, _Placed] = {}  # by id of the model
 
     def resolve(self, device: str, dtype: str) -> tuple[str, str]:
         """``auto`` is the host's device; on it fp16, as the models were published, if the host allows it."""
         if device != "auto":
-            device, _ = DirectPlacement().resolve(device, "fp32")
+            device, _ = models_cache.DirectPlacement().resolve(device, "fp32")
         else:
             device = str(model_management.get_torch_device())
         if dtype != "auto":
-            return device, DirectPlacement().resolve("cpu", dtype)[1]
+            return device, models_cache.DirectPlacement().resolve("cpu", dtype)[1]
         on_cpu = torch.device(device).type == "cpu"
         half = not on_cpu and model_management.should_use_fp16(torch.device(device))
         return device, "fp16" if half else "fp32"
@@ -231,7 +220,7 @@ class HostPlacement:
         placed.model.to(placed.patcher.offload_device)
         told_to_unload = get_executing_context() is None
         if not placed.users and (told_to_unload or not placed.rests_elsewhere):
-            shared_manager().unload(str(placed.model.folder))
+            models_cache.shared_manager().unload(str(placed.model.folder))
 
 
 _placement = HostPlacement()

@@ -7,19 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..captioning import (
-    ANALYSIS_FIELDS,
-    TagOptions,
-    edit_tags,
-    join_tags,
-    parse_analysis,
-    split_mixed,
-    split_tags,
-)
+from .. import captioning
 from .inputs import CATEGORY, shown, tag_inputs
 
 # The fields with a switch: those that other packs' analyzers have. "All" gives the rest as well.
-FIELDS = tuple(field for field in ANALYSIS_FIELDS if field != "image_composition")
+FIELDS = tuple(field for field in captioning.ANALYSIS_FIELDS if field != "image_composition")
 
 PARENTHESES = {"keep": None, "escape": True, "plain": False}
 
@@ -52,7 +44,7 @@ class PromptGenSplitCaption(io.ComfyNode):
 
     @classmethod
     def execute(cls, caption: str) -> Any:
-        parts = split_mixed(caption)
+        parts = captioning.split_mixed(caption)
         named = {"prose": parts.prose, "tags": parts.tags, "analysis": parts.analysis}
         text = "\n\n".join(f"[{name}]\n{part}" for name, part in named.items() if part)
         return io.NodeOutput(*named.values(), ui=shown([text]))
@@ -114,7 +106,7 @@ class PromptGenAnalyzer(io.ComfyNode):
 
     @classmethod
     def execute(cls, analysis: str, subject_index: int = 0, all_fields: bool = True, **switches: bool) -> Any:
-        parsed = parse_analysis(split_mixed(analysis).analysis or analysis)
+        parsed = captioning.parse_analysis(captioning.split_mixed(analysis).analysis or analysis)
         subject = parsed.subject(subject_index)
         fields = list(subject) if all_fields else [name for name in FIELDS if switches.get(name)]
         sentence = parsed.sentence(fields, subject_index)
@@ -183,7 +175,7 @@ class PromptGenEditTags(io.ComfyNode):
     ) -> Any:
         if parentheses not in PARENTHESES:
             raise ValueError(f"parentheses is {parentheses!r}; it takes {', '.join(PARENTHESES)}.")
-        options = TagOptions(
+        options = captioning.TagOptions(
             prefix=prefix,
             suffix=suffix,
             exclude=exclude_tags,
@@ -192,6 +184,8 @@ class PromptGenEditTags(io.ComfyNode):
             escape_parentheses=PARENTHESES[parentheses],
             deduplicate=deduplicate,
         )
-        edited = edit_tags([*split_tags(tags), *split_tags(more_tags)], options)
-        text = join_tags(edited)
+        edited = captioning.edit_tags(
+            [*captioning.split_tags(tags), *captioning.split_tags(more_tags)], options
+        )
+        text = captioning.join_tags(edited)
         return io.NodeOutput(text, len(edited), ui=shown([text]))
