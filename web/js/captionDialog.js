@@ -41,6 +41,9 @@ export class CaptionDialog {
     words.append(title, this.status);
     head.append(pictures, words);
 
+    this.error = make("div", "promptgen-error");
+    this.error.setAttribute("role", "alert");
+
     this.area = document.createElement("textarea");
     this.area.className = "comfy-multiline-input promptgen-text";
     this.area.readOnly = true;
@@ -59,14 +62,14 @@ export class CaptionDialog {
     model.append(this.checkpoint, this.again);
 
     this.copy = createCopyButton(() => this.area.value, signal);
-    this.add = this.#button("Add PromptGen Tagger", "Add a Tagger wired to this image", () =>
-      this.#say(actions.onAdd()),
-    );
+    this.add = this.#button("Add PromptGen Tagger", "Add a Tagger wired to this image", () => {
+      this.status.textContent = actions.onAdd();
+    });
     this.leave = this.#button("Close", "Close this window (Esc)", () => this.#leave());
     const row = make("div", "promptgen-row");
     row.append(this.copy, this.add, this.leave);
 
-    this.element.append(head, this.area, model, row);
+    this.element.append(head, this.error, this.area, model, row);
     this.element.addEventListener(
       "keydown",
       (event) => {
@@ -103,16 +106,16 @@ export class CaptionDialog {
     return button;
   }
 
-  /** @param {string} text */
-  #say(text, isError = false) {
-    this.status.textContent = text;
-    this.status.classList.toggle("promptgen-error", isError);
-  }
-
-  /** @param {boolean} busy */
-  #setBusy(busy) {
+  /**
+   * @param {string} status
+   * @param {{busy?: boolean, error?: string}} more
+   */
+  #show(status, { busy = false, error = "" } = {}) {
     this.#busy = busy;
-    this.element.classList.toggle("promptgen-busy", busy);
+    this.status.textContent = status;
+    this.error.textContent = error;
+    this.error.hidden = !error;
+    this.area.hidden = !this.area.value;
     this.leave.textContent = busy ? "Cancel" : "Close";
     this.again.disabled = this.checkpoint.disabled = busy;
     this.copy.disabled = busy || !this.area.value;
@@ -124,22 +127,21 @@ export class CaptionDialog {
    */
   showBusy(text, checkpoint) {
     this.checkpoint.value = checkpoint;
-    this.#say(text);
-    this.#setBusy(true);
+    this.area.value = "";
+    this.#show(text, { busy: true });
   }
 
   /** @param {string} text */
   async showResult(text) {
     this.area.value = text;
-    this.#setBusy(false);
+    this.#show("");
     const copied = await copyText(text);
-    this.#say(copied ? "Copied to the clipboard." : "Press Copy to put it on the clipboard.");
+    this.#show(copied ? "Copied to the clipboard." : "Press Copy to put it on the clipboard.");
   }
 
   /** @param {string} message */
   showError(message) {
-    this.#setBusy(false);
-    this.#say(message, true);
+    this.#show(this.area.value ? "" : "No caption.", { error: message });
   }
 
   #leave() {
@@ -149,8 +151,9 @@ export class CaptionDialog {
 
   close() {
     this.#ending.abort();
-    this.element.close();
+    const place = this.element.parentElement;
     this.element.remove();
+    if (!place?.childElementCount) place?.remove();
   }
 }
 
