@@ -14,14 +14,22 @@ with an honest exit status.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import http.client
+import io
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +40,11 @@ STAMP = "promptgen-dev-stamp"  # in a venv: all that was due has been installed
 FAILURE = "promptgen-dev-failure"  # in a host's venv: why it could not be
 OLDEST_TRANSFORMERS = "4.50.3"
 HOST_VARIABLE = "COMFYUI_PATH"
+HOST_REPOSITORY = "https://github.com/Comfy-Org/ComfyUI"
+HOST_PORT = 8188  # its own default
+HOST_START_SECONDS = 600
+HOST_ARGUMENTS_OF_OURS = ("--port", "--listen", "--base-directory", "--tls-keyfile", "--tls-certfile")
+HOST_PROBE = "PromptGenTagger"  # the node whose presence says that the pack was loaded
 PACK_NAME = "promptgen-tagger"  # the folder that the host sees, whatever this clone is called
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 DEMO_INSTRUCTIONS = "GENERATE_TAGS,CAPTION,MIXED_CAPTION,ANALYZE"
@@ -62,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    own, for_pytest = arguments[:split], arguments[split + 1 :]
+    own, passed_on = arguments[:split], arguments[split + 1 :]
     parser = argparse.ArgumentParser(
         prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -83,12 +96,36 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     test_parser.add_argument("--no-lint", action="store_true", help="only the tests")
     test_parser.set_defaults(command=test)
+    host_parser = commands.add_parser(
+        "comfyui", help="start ComfyUI with this pack alone; '-- ARGS' go to ComfyUI"
+    )
+    host_parser.add_argument("--port", type=int, help=f"default: {HOST_PORT}, or the next that is free")
+    host_parser.add_argument(
+        "--listen",
+        nargs="?",
+        const="0.0.0.0",
+        default="127.0.0.1",
+        metavar="IP",
+        help="let other machines in: they need no password (default: only this machine)",
+    )
+    host_parser.add_argument(
+        "--base",
+        type=Path,
+        default=ROOT / ".comfyui",
+        metavar="DIR",
+        help="for pictures, workflows, models and results (default: .comfyui)",
+    )
+    host_parser.set_defaults(command=comfyui)
     commands.add_parser("lint", help="lint, types, room arrows").set_defaults(command=lint)
     commands.add_parser("format", help="format the sources").set_defaults(command=format_sources)
     options = parser.parse_args(own)
-    options.pytest = for_pytest
-    if for_pytest and options.command is not test:
-        parser.error("only 'test' takes arguments after '--'")
+    options.pytest = options.for_host = passed_on
+    if passed_on and options.command not in (test, comfyui):
+        parser.error("only 'test' and 'comfyui' take arguments after '--'")
+    if options.command is comfyui:
+        for argument in passed_on:
+            if argument.partition("=")[0] in HOST_ARGUMENTS_OF_OURS:
+                parser.error(f"{argument} is not for ComfyUI here; see 'dev.py comfyui --help'")
     if getattr(options, "transformers", None):
         options.matrix = True
     return options
@@ -128,11 +165,33 @@ def test(options: argparse.Namespace) -> int:
     if options.matrix:
         return _test_matrix(python, options.transformers or [OLDEST_TRANSFORMERS, "newest"], options.pytest)
     failed = [] if options.no_lint else _failed_checks(python)
+    without = _prepare_hosts(python)
     say("Tests")
     status = run([python, "-m", "pytest", *options.pytest])
+    for reason in without:
+        say(f"NOT TESTED IN COMFYUI: {reason}")
     if failed:
         raise StepError(f"{', '.join(failed)} (see above); the tests' exit status is {status}.", status or 1)
     return status
+
+
+def comfyui(options: argparse.Namespace) -> int:
+    """Start ComfyUI with this pack alone on a folder of its own; the user's ComfyUI is not written to."""
+    host = _host_to_start()
+    interpreter = prepare_host_venv(prepare_venv(), host)
+    base = options.base.resolve()
+    _prepare_base(base)
+    port = _port_for_host(options.listen, options.port)
+    database = f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"
+    command = host_command(host, base, port, database=database, interpreter=interpreter)
+    command += [
+        "--listen",
+        options.listen,
+        *link_pack(base),
+        *_device_arguments(interpreter, options.for_host),
+    ]
+    say(f"Starting ComfyUI {host.version} ({host.folder})")
+    return _run_host([*command, *options.for_host], base, options.listen, port)
 
 
 def lint(options: argparse.Namespace) -> int:
@@ -409,6 +468,25 @@ def prepare_host_venv(python: str, host: HostCheckout) -> str:
     return interpreter
 
 
+def _prepare_hosts(python: str) -> list[str]:
+    """Make the environments of all ComfyUIs that are found; why that failed, for those where it did.
+
+    Their tests skip then. Nothing is said where no ComfyUI is found: the tests' own summary has it.
+    """
+    reasons = []
+    try:
+        hosts = find_hosts()
+    except StepError as failure:
+        return [str(failure)]
+    for host in hosts:
+        try:
+            prepare_host_venv(python, host)
+        except StepError as failure:
+            reasons.append(str(failure))
+            say(f"FAILED: {failure} The tests that need ComfyUI {host.version} are skipped")
+    return reasons
+
+
 def _install_host_requirements(
     python: str, host: HostCheckout, required: Sequence[str], optional: Sequence[str]
 ) -> None:
@@ -536,7 +614,255 @@ def host_command(host: HostCheckout, base: Path, port: int, *, database: str, in
 
 def host_environment(byte_code: Path) -> dict[str, str]:
     """The environment to start a host in; its compiled modules go to ``byte_code``, not into its folder."""
-    return {**os.environ, "PYTHONPYCACHEPREFIX": str(byte_code), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPYCACHEPREFIX": str(byte_code), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+
+
+def _host_to_start() -> HostCheckout:
+    """The first that is found; where there is none, one is cloned if the user says so.
+
+    Raises:
+        StepError: there is none, and the user does not want one.
+    """
+    found = find_hosts()
+    if found:
+        return found[0]
+    folder = _home_of_hosts() / "ComfyUI"
+    clone = ["git", "clone", "--depth", "1", HOST_REPOSITORY, str(folder)]
+    say(f"No ComfyUI found: ${HOST_VARIABLE} is not set, and {folder} is none")
+    print(f"This fetches one:\n\n    {shlex.join(clone)}\n", flush=True)
+    if not sys.stdin.isatty():
+        raise StepError(
+            f"there is no ComfyUI to start. Run the command above, or set ${HOST_VARIABLE} to one."
+        )
+    if input("Run it now? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise StepError(f"there is no ComfyUI to start. Set ${HOST_VARIABLE} if you have one elsewhere.")
+    if shutil.which("git") is None:
+        raise StepError("git is not installed.")
+    checked(clone, f"could not clone ComfyUI into {folder} (see above).")
+    found = find_hosts()
+    if not found:
+        raise StepError(f"what git fetched into {folder} is no ComfyUI that this script knows.")
+    return found[0]
+
+
+def _prepare_base(base: Path) -> None:
+    """The folders that a host wants, and the example pictures and workflows where its page shows them.
+
+    Raises:
+        StepError: ``base`` is the user's ComfyUI, which is not ours to write to.
+    """
+    if (base / "main.py").exists() or (base / "comfyui_version.py").exists():
+        raise StepError(f"{base} holds a ComfyUI. Give --base a folder of its own; it is made if missing.")
+    for name in ("custom_nodes", "models", "output", "temp"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    pictures = [path for path in sorted((ROOT / "examples").glob("*")) if path.suffix in PICTURES]
+    _hand_out(base, base / "input", pictures)
+    workflows = sorted((ROOT / "example_workflows").glob("*.json"))
+    _hand_out(base, base / "user" / "default" / "workflows", workflows)
+
+
+def _hand_out(base: Path, folder: Path, files: Sequence[Path]) -> None:
+    """Copy ``files`` into ``folder`` and keep the copies up to date, but for those that the user has changed.
+
+    What was copied is written down in ``base``, so that a copy can be told from the user's own work.
+    """
+    record = base / "copied-by-promptgen.json"
+    copied: dict[str, str] = json.loads(_read(record) or "{}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        target = folder / file.name
+        name = target.relative_to(base).as_posix()
+        content = file.read_bytes()
+        there = hashlib.sha256(target.read_bytes()).hexdigest() if target.is_file() else None
+        wanted = hashlib.sha256(content).hexdigest()
+        if there not in (None, wanted, copied.get(name)):
+            print(f"  {target} is not as it came; left alone", flush=True)
+        elif there != wanted or copied.get(name) != wanted:
+            _write(target, content)
+            copied[name] = wanted
+    _write(record, json.dumps(copied, indent=1, sort_keys=True).encode())
+
+
+def _write(target: Path, content: bytes) -> None:
+    """Through a temporary file and a rename: whole or not at all."""
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    unfinished.write_bytes(content)
+    unfinished.replace(target)
+
+
+def _device_arguments(interpreter: str, for_host: Sequence[str]) -> list[str]:
+    """``--cpu`` where torch sees nothing better and the user has not chosen."""
+    if {"--cpu", "--directml"} & {argument.partition("=")[0] for argument in for_host}:
+        return []
+    code = (
+        "import sys, torch\n"
+        "kinds = [torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None)]\n"
+        "sys.exit(not any(kind is not None and kind.is_available() for kind in kinds))"
+    )
+    if _works(interpreter, code):
+        return []
+    say("torch sees no GPU here: ComfyUI runs on the CPU")
+    return ["--cpu"]
+
+
+def _port_for_host(address: str, wanted: int | None) -> int:
+    """``wanted`` or, from 8188, the first that nobody listens on.
+
+    Raises:
+        StepError: it is taken.
+    """
+    for port in [wanted] if wanted is not None else range(HOST_PORT, HOST_PORT + 100):
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            if os.name != "nt":  # as the host does: a port that was in use a moment ago is free
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as failure:
+                reason = failure
+                continue
+        if wanted is None and port != HOST_PORT:
+            say(f"Port {HOST_PORT} is taken (another ComfyUI?); taking {port}")
+        return port
+    raise StepError(f"cannot listen on {address}, port {wanted or HOST_PORT}: {reason.strerror}.")
+
+
+class _HostProcess:
+    """The host as a child: what it says goes to our output, and the start of it is kept."""
+
+    def __init__(self, command: Sequence[str], base: Path) -> None:
+        self.said: list[str] = []
+        self._process = subprocess.Popen(
+            command,
+            cwd=base,
+            env=host_environment(base / "byte-code"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches it from us, once, and whoever sent it to us
+        )
+        self._reader = threading.Thread(target=self._pass_on, daemon=True)
+        self._reader.start()
+
+    def _pass_on(self) -> None:
+        assert isinstance(self._process.stdout, io.BufferedReader)
+        unfinished = b""
+        while block := self._process.stdout.read1():
+            with contextlib.suppress(OSError):  # our own output may be gone; the host's must still be read
+                sys.stdout.buffer.write(block)
+                sys.stdout.buffer.flush()
+            *lines, unfinished = (unfinished + block).split(b"\n")
+            if len(self.said) < 5000:
+                self.said += [line.decode("utf-8", "replace").rstrip() for line in lines]
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def wait(self) -> int:
+        """Wait for its end and return its exit status as a shell would."""
+        while self._process.poll() is None:  # in steps: on Windows a wait without end is deaf to Ctrl-C
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.5)
+        self._reader.join(5)
+        status = self._process.returncode
+        return status if status >= 0 else 128 - status
+
+    def stop(self) -> int:
+        """Ask it to end, then insist; its exit status."""
+        for signal_name, patience in (("SIGINT", 10), ("SIGTERM", 5), ("SIGKILL", 5)):
+            if self.ended:
+                break
+            if os.name != "nt":
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, getattr(signal, signal_name))
+            elif signal_name != "SIGINT":  # which the console has sent to it, too
+                self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):  # again: insist at once
+                self._process.wait(patience)
+        return self.wait()
+
+
+def _run_host(command: Sequence[str], base: Path, address: str, port: int) -> int:
+    """Start the host, see that it has our nodes, tell its address, and stay until it ends.
+
+    Returns:
+        The host's own exit status: 0 if it was stopped with Ctrl-C and ended well.
+
+    Raises:
+        StepError: it ended before it answered, or does not know our nodes.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # SIGINT too: the shell makes background jobs deaf to it
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    url = f"http://{f'[{reached_at}]' if ':' in reached_at else reached_at}:{port}"
+    host = _HostProcess(command, base)
+    try:
+        _wait_for_host(host, url)
+        if not _asked(f"{url}/object_info/{HOST_PROBE}").get(HOST_PROBE):
+            raise StepError(_import_failure(host.said))
+    except BaseException:
+        host.stop()
+        raise
+    try:
+        open_to = (
+            ""
+            if address.startswith("127.") or address == "::1"
+            else "  Everyone who can reach this machine can use it."
+        )
+        frame = "=" * 78
+        print(f"\n{frame}\n  ComfyUI with PromptGen:  {url}\n", flush=True)
+        print(f"  Pictures, workflows and results: {base}", flush=True)
+        print(f"  Ctrl-C ends it.{open_to}\n{frame}\n", flush=True)
+        return host.wait()
+    except KeyboardInterrupt:
+        say("Stopping ComfyUI")
+        return host.stop()
+    finally:
+        host.stop()
+
+
+def _wait_for_host(host: _HostProcess, url: str) -> None:
+    deadline = time.monotonic() + HOST_START_SECONDS
+    while time.monotonic() < deadline:
+        if host.ended:
+            raise StepError(f"ComfyUI ended with status {host.wait()} before it answered (see above).")
+        if _asked(f"{url}/system_stats"):
+            return
+        time.sleep(0.2)
+    raise StepError(f"ComfyUI did not answer at {url} in {HOST_START_SECONDS} s.")
+
+
+def _asked(url: str) -> dict[str, object]:
+    """The host's answer, empty if it has none."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy on the way to ourselves
+    try:
+        with direct.open(url, timeout=10) as response:
+            answer: dict[str, object] = json.load(response)
+            return answer
+    except (OSError, ValueError, http.client.HTTPException):
+        return {}
+
+
+def _import_failure(said: Sequence[str]) -> str:
+    """What the host's own log has on the failed import of this pack."""
+    about = [
+        i
+        for i, line in enumerate(said)
+        if (PACK_NAME in line or ROOT.name in line) and re.search(r"annot import|rror while|kip ", line)
+    ]
+    if not about:
+        return "ComfyUI runs, but it does not know our nodes, and its log (above) does not say why."
+    last = about[-1]
+    first = last
+    if "annot import" in said[last]:  # the traceback came before
+        other = [i for i, line in enumerate(said[:last]) if line.startswith("Cannot import ")]
+        after = other[-1] + 1 if other else 0
+        traces = [i for i in range(after, last) if said[i].startswith("Traceback ")]
+        first = traces[0] if traces else last
+    lines = "\n".join(f"    {line}" for line in said[first : last + 1])
+    return f"ComfyUI started, but could not load this pack. Its log says:\n\n{lines}"
 
 
 # The virtual environment ----------------------------------------------------------------
