@@ -43,7 +43,7 @@ class CheckpointEntry:
 
     ``instructions`` are those it was trained for, spelled as the model cards spell them, without brackets.
     ``prompts`` holds literal prompts that replace an instruction's usual one for this checkpoint.
-    ``parameters`` counts the tied embedding once, and is rounded.
+    ``parameters`` counts the tied embedding once, and is rounded. ``aliases`` are other packs' names for it.
     """
 
     name: str
@@ -55,6 +55,7 @@ class CheckpointEntry:
     family: str = "florence2"
     note: str = ""
     folder: Path | None = None  # a fixed place on disk, instead of a search for the name
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", MappingProxyType(dict(self.prompts)))
@@ -71,17 +72,25 @@ def _hub(
     *,
     licence: str = "MIT",
     prompts: Mapping[str, str] | None = None,
+    alias: str | None = None,
 ) -> CheckpointEntry:
     name = hub_id.rpartition("/")[2]
-    return CheckpointEntry(name, hub_id, parameters, licence, instructions, prompts or {}, note=note)
+    aliases = (alias,) if alias else ()
+    return CheckpointEntry(
+        name, hub_id, parameters, licence, instructions, prompts or {}, note=note, aliases=aliases
+    )
 
 
 # Sources: each repository's model card and file list on the Hub.
 _BUILT_IN: tuple[CheckpointEntry, ...] = (
-    _hub("MiaoshouAI/Florence-2-base-PromptGen-v2.0", _BASE, _PROMPTGEN_2_0, "Tags, captions, analysis."),
-    _hub("MiaoshouAI/Florence-2-large-PromptGen-v2.0", _LARGE, _PROMPTGEN_2_0, "As base v2.0, larger."),
-    _hub("MiaoshouAI/Florence-2-base-PromptGen-v1.5", _BASE, _PROMPTGEN_1_5, "Tags and captions."),
-    _hub("MiaoshouAI/Florence-2-large-PromptGen-v1.5", _LARGE, _PROMPTGEN_1_5, "As base v1.5, larger."),
+    _hub("MiaoshouAI/Florence-2-base-PromptGen-v2.0", _BASE, _PROMPTGEN_2_0, "Tags, captions, analysis.",
+         alias="promptgen_base_v2.0"),
+    _hub("MiaoshouAI/Florence-2-large-PromptGen-v2.0", _LARGE, _PROMPTGEN_2_0, "As base v2.0, larger.",
+         alias="promptgen_large_v2.0"),
+    _hub("MiaoshouAI/Florence-2-base-PromptGen-v1.5", _BASE, _PROMPTGEN_1_5, "Tags and captions.",
+         alias="promptgen_base_v1.5"),
+    _hub("MiaoshouAI/Florence-2-large-PromptGen-v1.5", _LARGE, _PROMPTGEN_1_5, "As base v1.5, larger.",
+         alias="promptgen_large_v1.5"),
     _hub("microsoft/Florence-2-base", _BASE, _FLORENCE2, "Pretrained: captions, text, boxes, masks."),
     _hub("microsoft/Florence-2-base-ft", _BASE, _FLORENCE2, "Fine-tuned on public downstream tasks."),
     _hub("microsoft/Florence-2-large", _LARGE, _FLORENCE2, "Pretrained: captions, text, boxes, masks."),
@@ -128,7 +137,7 @@ def catalogue() -> dict[str, CheckpointEntry]:
 
 
 def find_entry(model: str) -> CheckpointEntry | None:
-    """The entry with this name or Hub id, in any case; None if it is not in the catalogue.
+    """The entry with this name, Hub id or alias, in any case; None if it is not in the catalogue.
 
     Raises:
         CatalogueError: the user's file cannot be understood.
@@ -140,6 +149,9 @@ def find_entry(model: str) -> CheckpointEntry | None:
             return entry
     for entry in entries.values():
         if entry.hub_id is not None and entry.hub_id.casefold() == wanted:
+            return entry
+    for entry in entries.values():
+        if wanted in (alias.casefold() for alias in entry.aliases):
             return entry
     return None
 

@@ -17,6 +17,7 @@ from .inputs import (
     rows,
     shown,
     tag_inputs,
+    text_output,
 )
 
 PROMPTGEN_INSTRUCTIONS = (
@@ -112,10 +113,10 @@ class PromptGenTagger(io.ComfyNode):
                 model_input(),
             ],
             outputs=[
-                io.String.Output(
+                text_output(
                     "caption", is_output_list=True, tooltip="The answer to the instruction, one per image."
                 ),
-                io.String.Output(
+                text_output(
                     "tags",
                     is_output_list=True,
                     tooltip="The tags of GENERATE_TAGS and of mixed captions, one text per image; empty for "
@@ -125,8 +126,16 @@ class PromptGenTagger(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, checkpoint: Any = None) -> bool:
-        """See :meth:`.model.PromptGenModelLoader.validate_inputs`."""
+    def validate_inputs(cls, checkpoint: Any = None, instruction: Any = None) -> bool | str:
+        """See :meth:`.model.PromptGenModelLoader.validate_inputs`. An instruction may have any name by which
+        the engine knows it, as those that replaced nodes of other packs had."""
+        for name in [instruction] if isinstance(instruction, str) else instruction or ():
+            if not isinstance(name, str):
+                continue  # connected: known when it runs
+            try:
+                captioning.find_instruction(name)
+            except captioning.InstructionError as error:
+                return str(error)
         return True
 
     @classmethod
@@ -173,7 +182,7 @@ class PromptGenCaptions(io.ComfyNode):
                 model_input(),
             ],
             outputs=[
-                io.String.Output(
+                text_output(
                     name,
                     is_output_list=True,
                     tooltip=f"{captioning.INSTRUCTIONS[instruction].summary} One text per image.",

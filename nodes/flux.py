@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from .. import captioning
-from .inputs import CATEGORY
+from .inputs import CATEGORY, text_output
 
 if TYPE_CHECKING:
     from ..captioning import MixedParts
@@ -77,15 +77,19 @@ class PromptGenFluxTextEncode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("conditioning", tooltip="The encoded caption; Flux's positive input."),
+                io.Conditioning.Output(
+                    "conditioning",
+                    display_name="conditioning",
+                    tooltip="The encoded caption; Flux's positive input.",
+                ),
                 io.Conditioning.Output(
                     "empty_conditioning",
                     display_name="empty conditioning",
                     tooltip="Empty texts encoded with the same guidance, for a negative input.",
                 ),
-                io.String.Output("t5xxl", tooltip="The text that T5-XXL got."),
-                io.String.Output("clip_l", tooltip="The text that CLIP-L got."),
-                io.String.Output("analysis", tooltip="The caption's analysis, empty if it has none."),
+                text_output("t5xxl", tooltip="The text that T5-XXL got."),
+                io.String.Output("clip_l", display_name="clip_l", tooltip="The text that CLIP-L got."),
+                text_output("analysis", tooltip="The caption's analysis, empty if it has none."),
             ],
         )
 

@@ -103,6 +103,13 @@ def tag_inputs() -> list[Any]:
     ]
 
 
+def text_output(name: str, *, tooltip: str, is_output_list: bool = False) -> Any:
+    """A text. Without a name of its own to display, older hosts call it STRING."""
+    return io.String.Output(
+        name, display_name=name.replace("_", " "), tooltip=tooltip, is_output_list=is_output_list
+    )
+
+
 def rows(lists: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Take a list node's inputs apart as the host does for other nodes: shorter lists repeat their last."""
     length = max((len(values) for values in lists.values()), default=0)

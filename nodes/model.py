@@ -51,7 +51,9 @@ class PromptGenModelLoader(io.ComfyNode):
                 ),
             ],
             outputs=[
-                PromptGenModel.Output("model", tooltip="Connect it to the model input of PromptGen nodes.")
+                PromptGenModel.Output(
+                    "model", display_name="model", tooltip="Connect it to the model input of PromptGen nodes."
+                )
             ],
         )
 

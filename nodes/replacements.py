@@ -1,7 +1,23 @@
-"""Nodes of other packs that ours stand in for, on hosts that know node replacement (0.14 and later)."""
+"""Nodes of other packs that ours stand in for, on hosts that know node replacement (0.14 and later).
+
+The host puts ours in the place of a node that is not installed: in the browser when a workflow is opened and
+the user agrees, and on the server when such a prompt is queued. It renames inputs, sets values and moves
+outputs; it does not translate values. So ours take the values that users had: ``promptgen_base_v2.0`` is an
+alias in the catalogue of checkpoints, ``extra_mixed`` one in the table of instructions.
+
+What to know of the host's two ways, for whoever changes the table:
+
+* The browser finds a saved value by its place in ``old_widget_ids``. Saved lists differ from release to
+  release; ``web/js/oldWidgets.js`` brings them into this order. It moves the links of the inputs and outputs
+  that are named, and drops all others.
+* The server finds a value by its name, and fails if the prompt lacks it. So only inputs that every prompt has
+  are named. In some prompts it changes a link after it has renamed the input to which the link leads, and
+  fails if it cannot find the old name. So an input that another of these nodes feeds keeps it as well.
+"""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
@@ -9,14 +25,81 @@ from comfy_api import latest
 
 logger = logging.getLogger(__name__)
 
-REPLACEMENTS: tuple[dict[str, Any], ...] = ()
+# The switches of Miaoshouai_Caption_Analyzer, in their order; ours have the same names.
+_ANALYZER_FIELDS = (
+    "camera_angle", "art_style", "location", "text", "distance_to_camera", "background",
+    "position_in_image", "gender", "age", "hair_style", "hair_color", "facial_expression",
+    "eye_direction", "facing_direction", "race", "ear", "expression", "body", "accessory",
+    "pants", "clothing", "shoes", "action",
+)  # fmt: skip
+
+
+def _renamed(**old_by_new: str) -> list[dict[str, Any]]:
+    return [{"new_id": new, "old_id": old} for new, old in old_by_new.items()]
+
+
+REPLACEMENTS: tuple[dict[str, Any], ...] = (
+    {
+        # With an image connected. A folder of images is not a node's work here, and without the image the
+        # replaced node says that it lacks one. The sampling of "random_prompt: always" had no seed.
+        "old_node_id": "Miaoshouai_Tagger",
+        "new_node_id": "PromptGenTagger",
+        "old_widget_ids": [
+            "model", "folder_path", "caption_method", "max_new_tokens", "num_beams", "random_prompt",
+            "prefix_caption", "suffix_caption", "replace_tags",
+        ],
+        "input_mapping": _renamed(
+            image="images",
+            checkpoint="model",
+            instruction="caption_method",
+            num_beams="num_beams",
+            max_new_tokens="max_new_tokens",
+            prefix="prefix_caption",
+            suffix="suffix_caption",
+            replace="replace_tags",
+        ),
+        # images, filenames, captions, folder_path, batch_size -> caption, tags
+        "output_mapping": [{"old_idx": 2, "new_idx": 0}],
+    },
+    {
+        # What becomes of the analysis and of a missing part is left to our defaults: the analysis does not
+        # leak into CLIP-L.
+        "old_node_id": "Miaoshouai_Flux_CLIPTextEncode",
+        "new_node_id": "PromptGenFluxTextEncode",
+        "old_widget_ids": ["guidance"],
+        "input_mapping": _renamed(clip="clip", caption="caption", guidance="guidance"),
+        # CONDITIONING, EMPTY CONDITIONING, t5xxl, clip_l, analyze
+        "output_mapping": [{"old_idx": index, "new_idx": index} for index in range(5)],
+    },
+    {
+        # Their subject_index 0 is all subjects, 1 the first; ours counts from 0. Left at the first.
+        "old_node_id": "Miaoshouai_Caption_Analyzer",
+        "new_node_id": "PromptGenAnalyzer",
+        "old_widget_ids": ["subject_index", *_ANALYZER_FIELDS],
+        "input_mapping": [
+            {"new_id": "analysis", "old_id": "analyze"},
+            {"new_id": "analyze", "old_id": "analyze"},  # for links that the server changes later; see above
+            {"new_id": "all_fields", "set_value": False},
+            *({"new_id": field, "old_id": field} for field in _ANALYZER_FIELDS),
+        ],
+        # selected analyze -> sentence, json
+        "output_mapping": [{"old_idx": 0, "new_idx": 0}],
+    },
+)  # fmt: skip
+"""As ``io.NodeReplace`` takes them."""
 
 
 async def register_replacements() -> None:
-    """Tell the host; one that does not know of replacements is left alone."""
+    """Tell the host. One that does not know of replacements, or knows them in another way, is left alone: the
+    nodes do without."""
     node_replace = getattr(latest.io, "NodeReplace", None)
     if node_replace is None:
         return
-    api = latest.ComfyAPI()
-    for replacement in REPLACEMENTS:
-        await api.node_replacement.register(node_replace(**replacement))
+    try:
+        registry = latest.ComfyAPI().node_replacement
+        for replacement in REPLACEMENTS:
+            done = registry.register(node_replace(**replacement))
+            if inspect.isawaitable(done):
+                await done
+    except Exception:
+        logger.warning("Nodes of other packs cannot be replaced on this ComfyUI.", exc_info=True)

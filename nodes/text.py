@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import captioning
-from .inputs import CATEGORY, shown, tag_inputs
+from .inputs import CATEGORY, shown, tag_inputs, text_output
 
 # The fields with a switch: those that other packs' analyzers have. "All" gives the rest as well.
 FIELDS = tuple(field for field in captioning.ANALYSIS_FIELDS if field != "image_composition")
@@ -36,9 +36,9 @@ class PromptGenSplitCaption(io.ComfyNode):
                 )
             ],
             outputs=[
-                io.String.Output("prose", tooltip="The sentences; for Flux, T5-XXL's part."),
-                io.String.Output("tags", tooltip="The tags; for Flux, CLIP-L's part."),
-                io.String.Output("analysis", tooltip="The named fields of MIXED_CAPTION_PLUS, or nothing."),
+                text_output("prose", tooltip="The sentences; for Flux, T5-XXL's part."),
+                text_output("tags", tooltip="The tags; for Flux, CLIP-L's part."),
+                text_output("analysis", tooltip="The named fields of MIXED_CAPTION_PLUS, or nothing."),
             ],
         )
 
@@ -95,10 +95,10 @@ class PromptGenAnalyzer(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(
+                text_output(
                     "sentence", tooltip="The chosen values in one line, without those that are unknown (NA)."
                 ),
-                io.String.Output(
+                text_output(
                     "json", tooltip="The chosen fields of the subject as a JSON object, NA included."
                 ),
             ],
@@ -156,7 +156,7 @@ class PromptGenEditTags(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output("edited", display_name="tags", tooltip="The tags in one line."),
-                io.Int.Output("count", tooltip="How many tags there are."),
+                io.Int.Output("count", display_name="count", tooltip="How many tags there are."),
             ],
         )
 

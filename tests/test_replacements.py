@@ -1,0 +1,432 @@
+"""Nodes of other packs that ours stand in for: the table, what hosts make of it, and that the result runs.
+
+No host of the versions that know replacements is at hand. Their two ways of applying one, as documented and
+as read in their sources, are written down here (``in_the_browser``, ``on_the_server``); what comes out runs on
+the hosts that there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import importlib
+import itertools
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from promptgen.captioning import (
+    ANALYSIS_FIELDS,
+    GenerationOptions,
+    TagOptions,
+    edit_tags,
+    find_instruction,
+)
+from promptgen.captioning.tags import edit_prose
+from promptgen.models_cache import catalogue, find_entry
+
+from .comfyui_host import Host
+from .helpers_dev import ROOT
+
+TAGGER, FLUX, ANALYZER = "Miaoshouai_Tagger", "Miaoshouai_Flux_CLIPTextEncode", "Miaoshouai_Caption_Analyzer"
+MODELS = {
+    "promptgen_base_v1.5": "Florence-2-base-PromptGen-v1.5",
+    "promptgen_large_v1.5": "Florence-2-large-PromptGen-v1.5",
+    "promptgen_base_v2.0": "Florence-2-base-PromptGen-v2.0",
+    "promptgen_large_v2.0": "Florence-2-large-PromptGen-v2.0",
+}
+METHODS = {
+    "tags": "GENERATE_TAGS",
+    "simple": "CAPTION",
+    "detailed": "DETAILED_CAPTION",
+    "extra": "MORE_DETAILED_CAPTION",
+    "mixed": "MIXED_CAPTION",
+    "extra_mixed": "MIXED_CAPTION_PLUS",
+    "analyze": "ANALYZE",
+}
+FIELDS = tuple(field for field in ANALYSIS_FIELDS if field != "image_composition")
+
+# Old node -> its widgets in their order, with the values that a new node had.
+WIDGETS: dict[str, dict[str, Any]] = {
+    TAGGER: {
+        "model": "promptgen_base_v2.0",
+        "folder_path": "Path to your image folder",
+        "caption_method": "extra_mixed",
+        "max_new_tokens": 1024,
+        "num_beams": 4,
+        "random_prompt": "never",
+        "prefix_caption": "",
+        "suffix_caption": "",
+        "replace_tags": "replace_tags eg:search1:replace1;search2:replace2",
+    },
+    FLUX: {"guidance": 3.5},
+    ANALYZER: {"subject_index": 0, **dict.fromkeys(FIELDS, False)},
+}
+# Old node -> inputs that are always connected where the node is used with an image.
+LINKS = {TAGGER: ["images"], FLUX: ["clip", "caption"], ANALYZER: ["analyze"]}
+OUTPUTS = {
+    TAGGER: ["images", "filenames", "captions", "folder_path", "batch_size"],
+    FLUX: ["CONDITIONING", "EMPTY CONDITIONING", "t5xxl", "clip_l", "analyze"],
+    ANALYZER: ["selected analyze"],
+}
+# What has no counterpart in ours, each with its reason.
+LEFT_OUT = {
+    TAGGER: {
+        "folder_path": "folders are not this node's work",
+        "random_prompt": "sampling without a seed",
+    },
+    FLUX: {},
+    ANALYZER: {"subject_index": "theirs counts from 1, and 0 is all subjects"},
+}
+LEFT_OUT_OUTPUTS = {
+    TAGGER: {"images", "filenames", "folder_path", "batch_size"},
+    FLUX: set(),
+    ANALYZER: set(),
+}
+
+SCHEMAS = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+"""Held equal to the hosts' own answer by ``test_locales.py``."""
+
+
+class FakeComfyUI:
+    """``comfy_api`` of a host, as far as replacements go."""
+
+    def __init__(self, *, knows: bool = True, waits: bool = True, fails: bool = False) -> None:
+        self.registered: list[SimpleNamespace] = []
+        latest = ModuleType("comfy_api.latest")
+        latest.io = SimpleNamespace()  # type: ignore[attr-defined]
+        if knows:
+            latest.io.NodeReplace = self._node_replace  # type: ignore[attr-defined]
+            register = self._register_later if waits else self._register
+            registry = SimpleNamespace(register=self._refuse if fails else register)
+            latest.ComfyAPI = lambda: SimpleNamespace(node_replacement=registry)  # type: ignore[attr-defined]
+        self.module = ModuleType("comfy_api")
+        self.module.latest = latest  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _node_replace(
+        new_node_id: str,
+        old_node_id: str,
+        old_widget_ids: list[str] | None = None,
+        input_mapping: list[dict[str, Any]] | None = None,
+        output_mapping: list[dict[str, int]] | None = None,
+    ) -> SimpleNamespace:
+        return SimpleNamespace(**locals())
+
+    def _register(self, replacement: SimpleNamespace) -> None:
+        self.registered.append(replacement)
+
+    async def _register_later(self, replacement: SimpleNamespace) -> None:
+        await asyncio.sleep(0)
+        self.registered.append(replacement)
+
+    async def _refuse(self, replacement: SimpleNamespace) -> None:
+        raise TypeError("another kind of replacement")
+
+
+def use(host: FakeComfyUI, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``nodes.replacements`` as it is imported in that host."""
+    monkeypatch.setitem(sys.modules, "comfy_api", host.module)
+    monkeypatch.setitem(sys.modules, "comfy_api.latest", host.module.latest)
+    monkeypatch.delitem(sys.modules, "promptgen.nodes.replacements", raising=False)
+    module = importlib.import_module("promptgen.nodes.replacements")
+    monkeypatch.delitem(sys.modules, "promptgen.nodes.replacements")  # other tests import it anew
+    return module
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
+    """What a host is told, by old node."""
+    host = FakeComfyUI()
+    asyncio.run(use(host, monkeypatch).register_replacements())
+    return {replacement.old_node_id: replacement for replacement in host.registered}
+
+
+# What hosts do ----------------------------------------------------------------------------
+
+
+def in_the_browser(replacement: SimpleNamespace, values: list[Any], names: Iterable[str]) -> dict[str, Any]:
+    """The widgets of the new node: saved values are found by their place, unknown names are passed over."""
+    widgets: dict[str, Any] = {}
+    for mapping in replacement.input_mapping or ():
+        if mapping["new_id"] not in names:
+            continue
+        if "set_value" in mapping:
+            widgets[mapping["new_id"]] = mapping["set_value"]
+        elif mapping["old_id"] in replacement.old_widget_ids:
+            place = replacement.old_widget_ids.index(mapping["old_id"])
+            if place < len(values):
+                widgets[mapping["new_id"]] = values[place]
+    return widgets
+
+
+def on_the_server(
+    table: Mapping[str, SimpleNamespace], prompt: Mapping[str, Any], order: Iterable[str]
+) -> dict[str, Any]:
+    """The prompt with replaced nodes: values are found by name, absent ones are errors, and links are changed
+    where they were found, which another replacement may have renamed in the meantime."""
+    prompt = copy.deepcopy(dict(prompt))
+    links = [
+        (value[0], value[1], node, name)
+        for node, content in prompt.items()
+        for name, value in content["inputs"].items()
+        if isinstance(value, list)
+    ]
+    for node in order:
+        replacement = table[prompt[node]["class_type"]]
+        old = prompt[node]["inputs"]
+        prompt[node] = {"class_type": replacement.new_node_id, "inputs": {}}
+        for mapping in replacement.input_mapping:
+            prompt[node]["inputs"][mapping["new_id"]] = (
+                mapping["set_value"] if "set_value" in mapping else old[mapping["old_id"]]
+            )
+        for source, output, target, name in links:
+            for mapping in replacement.output_mapping or ():
+                if source == node and mapping["old_idx"] == output:
+                    prompt[target]["inputs"][name][1] = mapping["new_idx"]
+    return prompt
+
+
+def old_node(kind: str, links: Mapping[str, list[Any]], **values: Any) -> dict[str, Any]:
+    assert set(links) == set(LINKS[kind])
+    assert set(values) <= set(WIDGETS[kind])
+    return {"class_type": kind, "inputs": {**WIDGETS[kind], **values, **links}}
+
+
+# The table --------------------------------------------------------------------------------
+
+
+def test_the_three_nodes_are_replaced(table: dict[str, SimpleNamespace]) -> None:
+    assert {old: replacement.new_node_id for old, replacement in table.items()} == {
+        TAGGER: "PromptGenTagger",
+        FLUX: "PromptGenFluxTextEncode",
+        ANALYZER: "PromptGenAnalyzer",
+    }
+
+
+@pytest.mark.parametrize("old", [TAGGER, FLUX, ANALYZER])
+def test_every_old_widget_has_a_place_and_a_use_or_a_reason(
+    table: dict[str, SimpleNamespace], old: str
+) -> None:
+    assert table[old].old_widget_ids == list(WIDGETS[old])
+    used = {mapping["old_id"] for mapping in table[old].input_mapping if "old_id" in mapping}
+    assert used == {*WIDGETS[old], *LINKS[old]} - set(LEFT_OUT[old])
+
+
+@pytest.mark.parametrize("old", [TAGGER, FLUX, ANALYZER])
+def test_every_new_name_is_in_the_schema(table: dict[str, SimpleNamespace], old: str) -> None:
+    schema = SCHEMAS[table[old].new_node_id]
+    kept_for_the_server = {"analyze"} if old == ANALYZER else set()
+    new = [mapping["new_id"] for mapping in table[old].input_mapping]
+    assert len(new) == len(set(new))
+    assert set(new) - kept_for_the_server <= set(schema["inputs"])
+    for mapping in table[old].input_mapping:
+        assert set(mapping) in ({"new_id", "old_id"}, {"new_id", "set_value"})
+
+
+@pytest.mark.parametrize("old", [TAGGER, FLUX, ANALYZER])
+def test_every_old_output_leads_to_one_of_ours_or_has_none(
+    table: dict[str, SimpleNamespace], old: str
+) -> None:
+    moved = {mapping["old_idx"]: mapping["new_idx"] for mapping in table[old].output_mapping}
+    assert {OUTPUTS[old][index] for index in moved} == set(OUTPUTS[old]) - LEFT_OUT_OUTPUTS[old]
+    assert {str(index) for index in moved.values()} <= set(SCHEMAS[table[old].new_node_id]["outputs"])
+    assert len(set(moved.values())) == len(moved)
+
+
+def test_outputs_lead_where_they_should(table: dict[str, SimpleNamespace]) -> None:
+    names = {
+        old: {
+            OUTPUTS[old][mapping["old_idx"]]: SCHEMAS[replacement.new_node_id]["outputs"][
+                str(mapping["new_idx"])
+            ]["name"]
+            for mapping in replacement.output_mapping
+        }
+        for old, replacement in table.items()
+    }
+    assert names == {
+        TAGGER: {"captions": "caption"},
+        FLUX: {
+            "CONDITIONING": "conditioning",
+            "EMPTY CONDITIONING": "empty conditioning",
+            "t5xxl": "t5xxl",
+            "clip_l": "clip_l",
+            "analyze": "analysis",
+        },
+        ANALYZER: {"selected analyze": "sentence"},
+    }
+
+
+# Values -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new"), MODELS.items())
+def test_old_names_of_checkpoints_are_known(old: str, new: str) -> None:
+    entry = find_entry(old)
+    assert entry is not None
+    assert entry.name == new
+
+
+@pytest.mark.parametrize(("old", "new"), METHODS.items())
+def test_old_names_of_instructions_are_known(old: str, new: str) -> None:
+    assert find_instruction(old).name == new
+
+
+def test_aliases_are_nobody_elses_name() -> None:
+    entries = catalogue().values()
+    names = [
+        name.casefold() for entry in entries for name in (entry.name, entry.hub_id or "-", *entry.aliases)
+    ]
+    names = [name for name in names if name != "-"]
+    assert len(set(names)) == len(names)
+
+
+def test_the_old_example_of_a_replacement_changes_nothing() -> None:
+    options = TagOptions(replace=WIDGETS[TAGGER]["replace_tags"])
+    assert edit_prose("A girl on a beach, searching.", options) == "A girl on a beach, searching."
+    assert edit_tags("1girl, replace_tags, search", options) == ["1girl", "replace_tags", "search"]
+
+
+def test_a_saved_tagger_in_the_browser(table: dict[str, SimpleNamespace]) -> None:
+    saved = {
+        **WIDGETS[TAGGER], "model": "promptgen_large_v1.5", "caption_method": "mixed", "num_beams": 5,
+        "prefix_caption": "trigger", "suffix_caption": "end", "replace_tags": "cat:dog",
+    }  # fmt: skip
+    widgets = in_the_browser(table[TAGGER], list(saved.values()), SCHEMAS["PromptGenTagger"]["inputs"])
+    assert widgets == {
+        "checkpoint": "promptgen_large_v1.5",
+        "instruction": "mixed",
+        "num_beams": 5,
+        "max_new_tokens": 1024,
+        "prefix": "trigger",
+        "suffix": "end",
+        "replace": "cat:dog",
+    }
+    GenerationOptions(num_beams=widgets["num_beams"], max_new_tokens=widgets["max_new_tokens"])
+
+
+def test_a_saved_flux_encoder_in_the_browser(table: dict[str, SimpleNamespace]) -> None:
+    names = SCHEMAS["PromptGenFluxTextEncode"]["inputs"]
+    assert in_the_browser(table[FLUX], [4.5], names) == {"guidance": 4.5}
+
+
+@pytest.mark.parametrize("index", range(len(FIELDS)))
+def test_a_saved_analyzer_in_the_browser(table: dict[str, SimpleNamespace], index: int) -> None:
+    switches = [place == index for place in range(len(FIELDS))]
+    widgets = in_the_browser(table[ANALYZER], [2, *switches], SCHEMAS["PromptGenAnalyzer"]["inputs"])
+    assert widgets == {"all_fields": False, **dict(zip(FIELDS, switches, strict=True))}
+
+
+# Whole prompts ----------------------------------------------------------------------------
+
+
+def chain_of(image: str) -> dict[str, Any]:
+    """A tagger whose analysis goes to an analyzer, as users wired them."""
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": image}},
+        "2": old_node(TAGGER, {"images": ["1", 0]}, caption_method="analyze", num_beams=3, prefix_caption=""),
+        "3": old_node(ANALYZER, {"analyze": ["2", 2]}, location=True, clothing=True, background=True),
+    }
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["2", "3"])))
+def test_the_order_in_which_the_server_replaces_makes_no_difference(
+    table: dict[str, SimpleNamespace], order: tuple[str, ...]
+) -> None:
+    new = on_the_server(table, chain_of("x.png"), order)
+    assert new["2"]["class_type"] == "PromptGenTagger"
+    assert new["2"]["inputs"]["image"] == ["1", 0]
+    assert new["3"]["inputs"]["analysis"] == ["2", 0], "captions were output 2"
+
+
+def test_the_server_finds_all_that_it_looks_for_where_nothing_optional_is_connected(
+    table: dict[str, SimpleNamespace],
+) -> None:
+    prompt = {
+        "1": old_node(FLUX, {"clip": ["8", 0], "caption": ["9", 0]}, guidance=2.0),
+        "2": old_node(ANALYZER, {"analyze": ["1", 4]}),
+    }
+    for order in itertools.permutations(prompt):
+        new = on_the_server(table, prompt, order)
+        assert new["1"]["inputs"] == {"clip": ["8", 0], "caption": ["9", 0], "guidance": 2.0}
+        assert new["2"]["inputs"]["analysis"] == ["1", 4]
+
+
+@pytest.mark.comfyui
+def test_a_replaced_prompt_runs(table: dict[str, SimpleNamespace], host: Host) -> None:
+    image = host.upload(sorted((ROOT / "examples").glob("*.png"))[0])
+    new = on_the_server(table, chain_of(image), ["2", "3"])
+    new["2"]["inputs"]["checkpoint"] = "demo"  # the only model at hand
+    ours = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": image}},
+        "2": {
+            "class_type": "PromptGenTagger",
+            "inputs": {"image": ["1", 0], "checkpoint": "demo", "instruction": "ANALYZE", "num_beams": 3},
+        },
+        "3": {
+            "class_type": "PromptGenAnalyzer",
+            "inputs": {
+                "analysis": ["2", 0], "all_fields": False, "location": True, "clothing": True,
+                "background": True,
+            },
+        },
+    }  # fmt: skip
+    got, wanted = host.run(new), host.run(ours)
+    assert got.error is None
+    assert got.texts("2") == wanted.texts("2")
+    assert got.texts("3") == wanted.texts("3")
+    assert "background" in wanted.texts("2")[0]
+
+
+@pytest.mark.comfyui
+@pytest.mark.parametrize("method", METHODS)
+def test_the_tagger_takes_every_old_instruction(
+    table: dict[str, SimpleNamespace], host: Host, method: str
+) -> None:
+    image = host.upload(sorted((ROOT / "examples").glob("*.png"))[0])
+    prompt = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": image}},
+        "2": old_node(TAGGER, {"images": ["1", 0]}, caption_method=method),
+    }
+    old = on_the_server(table, prompt, ["2"])
+    old["2"]["inputs"]["checkpoint"] = "demo"
+    new = copy.deepcopy(old)
+    new["2"]["inputs"] |= {"instruction": METHODS[method], "replace": ""}
+    got = host.run(old)
+    assert got.error is None
+    assert got.texts("2") == host.run(new).texts("2")
+
+
+# Registration -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_hosts_are_told(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    host = FakeComfyUI(waits=waits)
+    asyncio.run(use(host, monkeypatch).register_replacements())
+    assert [replacement.old_node_id for replacement in host.registered] == [TAGGER, FLUX, ANALYZER]
+    for replacement in host.registered:
+        json.dumps(vars(replacement))  # the page is sent it
+
+
+def test_hosts_that_do_not_know_replacements_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = FakeComfyUI(knows=False)
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(use(host, monkeypatch).register_replacements())
+    assert not host.registered
+    assert not [record for record in caplog.records if record.name.startswith("promptgen")]
+
+
+def test_hosts_that_know_them_in_another_way_still_get_the_nodes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = FakeComfyUI(fails=True)
+    asyncio.run(use(host, monkeypatch).register_replacements())
+    assert "cannot be replaced" in caplog.text
+    assert "another kind of replacement" in caplog.text
