@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 PACK_NAME = "promptgen-tagger"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-WINDOW = {"width": 1280, "height": 800}
-TIMEOUT_MS = 60_000
+WINDOW = {"width": 1440, "height": 900}
+TIMEOUT_MS = 30_000
 """For everything waited for: the demo model takes a second or two, the page up to ten on a busy machine."""
 
 # A new user's page opens with a tour; these keep it to the workflow.
@@ -34,7 +34,7 @@ SETTINGS = {
     "Comfy.InstalledVersion": "99.0.0",
     "Comfy.Release.Version": "99.0.0",
     "Comfy.Notification.ShowVersionUpdates": False,
-    "Comfy.Workflow.WarnBlueprintOverwrite": False,
+    "Comfy.Minimap.Visible": False,  # it would lie over nodes
 }
 
 
@@ -59,12 +59,7 @@ def open_browser() -> Iterator[Browser]:
     """A headless Chromium; gone when the block ends."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extra")
     executable = find_chromium()
-    arguments = [
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-component-update",
-        "--host-resolver-rules=MAP another-computer.test 127.0.0.1",
-    ]
+    arguments = ["--disable-gpu", "--no-first-run", "--disable-component-update"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         arguments.append("--no-sandbox")  # Chromium's sandbox refuses the root user, whom containers run as
     with api.sync_playwright() as playwright:
@@ -78,16 +73,15 @@ def open_browser() -> Iterator[Browser]:
 class Editor:
     """A page with ComfyUI's workflow editor, ready for use."""
 
-    def __init__(self, page: Page, host: Host, url: str) -> None:
+    def __init__(self, page: Page, host: Host) -> None:
         self.page = page
         self.host = host
-        self.url = url
         self.complaints: list[str] = []
         """errors that the page reported and that name one of our files, or us"""
 
     def open(self) -> None:
         """Load the page (again) and wait until its workflow can be edited."""
-        self.page.goto(self.url)
+        self.page.goto(self.host.url, wait_until="domcontentloaded")
         self.page.wait_for_function(
             """() => window.app?.graph && window.app.extensionManager
                 && window.LiteGraph?.registered_node_types?.PromptGenTagger
@@ -184,8 +178,10 @@ class Editor:
 
 
 @contextlib.contextmanager
-def open_editor(browser: Browser, host: Host, *, url: str = "") -> Iterator[Editor]:
+def open_editor(browser: Browser, host: Host, *, before: str = "") -> Iterator[Editor]:
     """The page of a host in a window with a clean state. Nothing else on the network can be reached from it.
+
+    ``before`` is JavaScript that runs in the page before anything of it does.
 
     At the end, an error or a warning on the page that stems from this pack's files fails the test.
     """
@@ -194,11 +190,12 @@ def open_editor(browser: Browser, host: Host, *, url: str = "") -> Iterator[Edit
     context = browser.new_context(viewport=WINDOW)  # type: ignore[arg-type]
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     context.set_default_timeout(TIMEOUT_MS)
+    context.add_init_script(before)
     page = context.new_page()
-    editor = Editor(page, host, url or host.url)
+    editor = Editor(page, host)
 
     def only_the_host(route: Route) -> None:
-        if route.request.url.startswith((editor.url, "data:", "blob:")):
+        if route.request.url.startswith((host.url, "data:", "blob:")):
             route.continue_()
         else:
             route.abort()
