@@ -1,8 +1,8 @@
 """Nodes of other packs that ours stand in for: the table, what hosts make of it, and that the result runs.
 
 No host of the versions that know replacements is at hand. Their two ways of applying one, as documented and
-as read in their sources, are written down here (``in_the_browser``, ``on_the_server``); what comes out runs on
-the hosts that there are.
+as read in their sources, are written down here (``in_the_browser``, ``on_the_server``); what comes out runs
+on the hosts that there are.
 """
 
 from __future__ import annotations
