@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -136,6 +137,7 @@ class _Placed:
         self.model = model
         self.patcher = patcher  # the host knows it by a weak reference: this one keeps it alive
         self.users = 0
+        self.uses = 0  # counts up
 
     @property
     def rests_elsewhere(self) -> bool:
@@ -172,6 +174,7 @@ class HostPlacement:
         if placed is None:
             placed = self._placed[id(model)] = self._place(model, torch.device(device))
         placed.users += 1  # before the host acts: what is in use is not let go
+        placed.uses += 1
         try:
             # Moving parameters in inference mode, which nodes run in, would tear tied ones apart.
             with torch.inference_mode(False):
@@ -220,6 +223,21 @@ class HostPlacement:
         placed.model.to(placed.patcher.offload_device)
         told_to_unload = get_executing_context() is None
         if not placed.users and (told_to_unload or not placed.rests_elsewhere):
+            release = threading.Thread(
+                target=self._release, args=(placed, placed.uses), name="promptgen-release", daemon=True
+            )
+            release.start()
+
+    def _release(self, placed: _Placed, uses: int) -> None:
+        """Drop a model that nobody has used since, once the host has struck it from its list.
+
+        Not before: a model's end makes the host tidy up that list, in which it is just now counting.
+        """
+        while any(loaded.model is placed.patcher for loaded in [*model_management.current_loaded_models]):
+            if placed.uses != uses:
+                return
+            time.sleep(0.02)
+        if placed.uses == uses:
             models_cache.shared_manager().unload(str(placed.model.folder))
 
 
