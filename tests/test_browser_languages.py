@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .browser import Editor, open_browser, open_editor
+from .browser import Editor, open_browser, open_editor, workflow
 from .comfyui_host import Host
 from .helpers_dev import ROOT
 from .test_replacements import ANALYZER, FLUX, TAGGER, WIDGETS
@@ -59,6 +59,43 @@ def test_nodes_speak_the_language_of_the_page(browser: Browser, host: Host, lang
         }
         for name, node in nodes.items()
     }
+
+
+def hover(editor: Editor, node: int, widget: str) -> str:
+    """The tooltip that a widget shows."""
+    x, y = editor.js(
+        """([id, name]) => {
+            const node = app.graph.getNodeById(id), widget = node.widgets.find((one) => one.name === name);
+            const [x, y] = app.canvas.ds.convertOffsetToCanvas(
+                [node.pos[0] + 80, node.pos[1] + widget.last_y + 10]);
+            const box = app.canvas.canvas.getBoundingClientRect();
+            return [box.left + x, box.top + y];
+        }""",
+        [node, widget],
+    )
+    editor.page.mouse.move(x - 3, y)
+    editor.page.mouse.move(x, y)
+    text: str = editor.page.locator(".node-tooltip").inner_text()
+    return text
+
+
+def test_tooltips_and_the_menu_are_translated(browser: Browser, host: Host) -> None:
+    nodes = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    menu = json.loads((ROOT / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))["contextMenu"]
+    picture = host.upload(ROOT / "examples" / "stop.png")
+    host.post("/settings", {"Comfy.Locale": "zh"})
+    try:
+        with open_editor(browser, host) as editor:
+            editor.load(one_node("PromptGenEditTags", []))
+            editor.page.wait_for_function("app.graph.getNodeById(1).widgets.every((one) => one.last_y)")
+            # Its backslashes are the one thing that a template could take for its own.
+            wanted = nodes["PromptGenEditTags"]["inputs"]["parentheses"]["tooltip"]
+            assert hover(editor, 1, "parentheses") == wanted
+            assert r"\(" in wanted
+            editor.load(workflow([picture]))
+            assert menu["Caption with PromptGen"] in editor.menu(11)
+    finally:
+        host.post("/settings", {"Comfy.Locale": "en"})
 
 
 # Nodes of other packs ---------------------------------------------------------------------
