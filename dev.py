@@ -191,7 +191,9 @@ def comfyui(options: argparse.Namespace) -> int:
         *_device_arguments(interpreter, options.for_host),
     ]
     say(f"Starting ComfyUI {host.version} ({host.folder})")
-    return _run_host([*command, *options.for_host], base, options.listen, port)
+    _heed_signals()
+    process = _HostProcess([*command, *options.for_host], base, host_environment(host))
+    return _attend(process, base, options.listen, port)
 
 
 def lint(options: argparse.Namespace) -> int:
@@ -397,6 +399,11 @@ class HostCheckout(NamedTuple):
     def venv(self) -> Path:
         """Where its overlay venv is, or will be."""
         return ROOT / f".venv-comfyui-{self.version}"
+
+    @property
+    def byte_code(self) -> Path:
+        """Where compiled modules go when it runs: not into its folder, and for all bases the same."""
+        return self.venv / "byte-code"
 
 
 def find_hosts() -> list[HostCheckout]:
@@ -612,10 +619,15 @@ def host_command(host: HostCheckout, base: Path, port: int, *, database: str, in
     ]
 
 
-def host_environment(byte_code: Path) -> dict[str, str]:
-    """The environment to start a host in; its compiled modules go to ``byte_code``, not into its folder."""
+def host_environment(host: HostCheckout) -> dict[str, str]:
+    """The environment to start ``host`` in."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**inherited, "PYTHONPYCACHEPREFIX": str(byte_code), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    return {
+        **inherited,
+        "PYTHONPYCACHEPREFIX": str(host.byte_code),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+    }
 
 
 def _host_to_start() -> HostCheckout:
@@ -730,12 +742,12 @@ def _port_for_host(address: str, wanted: int | None) -> int:
 class _HostProcess:
     """The host as a child: what it says goes to our output, and the start of it is kept."""
 
-    def __init__(self, command: Sequence[str], base: Path) -> None:
+    def __init__(self, command: Sequence[str], base: Path, environment: dict[str, str]) -> None:
         self.said: list[str] = []
         self._process = subprocess.Popen(
             command,
             cwd=base,
-            env=host_environment(base / "byte-code"),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -783,8 +795,15 @@ class _HostProcess:
         return self.wait()
 
 
-def _run_host(command: Sequence[str], base: Path, address: str, port: int) -> int:
-    """Start the host, see that it has our nodes, tell its address, and stay until it ends.
+def _heed_signals() -> None:
+    """Ctrl-C and its kin end us in order; SIGINT too, since the shell makes background jobs deaf to it."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+
+
+def _attend(host: _HostProcess, base: Path, address: str, port: int) -> int:
+    """See that the host has our nodes, tell its address, and stay until it ends.
 
     Returns:
         The host's own exit status: 0 if it was stopped with Ctrl-C and ended well.
@@ -792,12 +811,8 @@ def _run_host(command: Sequence[str], base: Path, address: str, port: int) -> in
     Raises:
         StepError: it ended before it answered, or does not know our nodes.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # SIGINT too: the shell makes background jobs deaf to it
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
     reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     url = f"http://{f'[{reached_at}]' if ':' in reached_at else reached_at}:{port}"
-    host = _HostProcess(command, base)
     try:
         _wait_for_host(host, url)
         if not _asked(f"{url}/object_info/{HOST_PROBE}").get(HOST_PROBE):
@@ -806,21 +821,16 @@ def _run_host(command: Sequence[str], base: Path, address: str, port: int) -> in
         host.stop()
         raise
     try:
-        open_to = (
-            ""
-            if address.startswith("127.") or address == "::1"
-            else "  Everyone who can reach this machine can use it."
-        )
         frame = "=" * 78
         print(f"\n{frame}\n  ComfyUI with PromptGen:  {url}\n", flush=True)
         print(f"  Pictures, workflows and results: {base}", flush=True)
-        print(f"  Ctrl-C ends it.{open_to}\n{frame}\n", flush=True)
+        if not (address.startswith("127.") or address == "::1"):
+            print("  Everyone who can reach this machine can use it, without a password.", flush=True)
+        print(f"  Ctrl-C ends it.\n{frame}\n", flush=True)
         return host.wait()
     except KeyboardInterrupt:
         say("Stopping ComfyUI")
         return host.stop()
-    finally:
-        host.stop()
 
 
 def _wait_for_host(host: _HostProcess, url: str) -> None:

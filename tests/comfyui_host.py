@@ -15,6 +15,7 @@ import json
 import mimetypes
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -99,6 +100,15 @@ class Checkout:
     def venv(self) -> Path:
         venv: Path = self.dev.HostCheckout(self.folder, self.version).venv
         return venv
+
+    @property
+    def byte_code(self) -> Path:
+        byte_code: Path = self.dev.HostCheckout(self.folder, self.version).byte_code
+        return byte_code
+
+    def forget_byte_code(self, base: Path) -> None:
+        """Remove what was compiled of the packs under ``base``, which nobody will use again."""
+        shutil.rmtree(self.byte_code / base.resolve().relative_to(base.resolve().anchor), ignore_errors=True)
 
 
 def find_checkouts() -> list[Checkout]:
@@ -406,11 +416,14 @@ def start_host(
     environment: Mapping[str, str] | None = None,
     pack: Path = ROOT,
     cpu: bool = True,
+    keep_byte_code: bool = False,
 ) -> Iterator[Host]:
     """Start ``checkout`` with ``pack`` alone on the folder ``base``; it is gone when the block ends.
 
     Put models under ``base / "models"`` before. ``arguments`` go to the host (``--lowvram``,
     ``--extra-model-paths-config``, FILE); ``cpu=False`` leaves ``--cpu`` out.
+    The pack is compiled anew at each start, since its path is new, unless the last start on the same ``base``
+    had ``keep_byte_code``.
 
     Raises:
         UnavailableError: there is no interpreter for it.
@@ -428,9 +441,8 @@ def start_host(
         *(["--cpu"] if cpu else []),
         *arguments,
     ]
-    byte_code = (checkout.venv if checkout.venv.is_dir() else base) / "byte-code"
     whole_environment = {
-        **checkout.dev.host_environment(byte_code),
+        **checkout.dev.host_environment(checkout),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
@@ -454,6 +466,8 @@ def start_host(
             yield host
         finally:
             host.stop()
+            if not keep_byte_code:
+                checkout.forget_byte_code(base)
 
 
 @contextlib.contextmanager
