@@ -28,6 +28,7 @@ from promptgen.captioning import (
 )
 from promptgen.captioning.tags import edit_prose
 from promptgen.models_cache import catalogue, find_entry
+from promptgen.models_cache.folders import resolve
 
 from .comfyui_host import Host
 from .helpers_dev import ROOT
@@ -269,6 +270,8 @@ def test_old_names_of_checkpoints_are_known(old: str, new: str) -> None:
     entry = find_entry(old)
     assert entry is not None
     assert entry.name == new
+    assert resolve(old).entry == entry
+    assert new in resolve(old).names, "the folder that is looked for"
 
 
 @pytest.mark.parametrize(("old", "new"), METHODS.items())
