@@ -181,9 +181,9 @@ class HostPlacement:
                 model_management.load_models_gpu(
                     [placed.patcher], memory_required=_activation_bytes(model), force_full_load=True
                 )
-            # With --novram the host moves nothing that it cannot also move layer by layer.
-            if model.device != torch.device(device):
-                model.to(device)
+            # What the host did not move (with --novram it moves nothing that it cannot page layer by layer),
+            # and what it tore apart when it took single layers away.
+            model.to(device)
         except BaseException:
             placed.users -= 1
             raise
