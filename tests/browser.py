@@ -77,7 +77,7 @@ class Editor:
         self.page = page
         self.host = host
         self.complaints: list[str] = []
-        """errors that the page reported and that name one of our files, or us"""
+        """errors that the page reported and that name one of our files or extensions"""
 
     def open(self) -> None:
         """Load the page (again) and wait until its workflow can be edited."""
@@ -169,7 +169,7 @@ class Editor:
         self.page.screenshot(path=screenshot_folder() / f"{name}-{self.host.version}.png")
 
     def _notice(self, text: str) -> None:
-        if re.search(rf"/extensions/{PACK_NAME}/|promptgen", text, re.IGNORECASE):
+        if re.search(rf"/extensions/{PACK_NAME}/|'PromptGen\.", text):
             self.complaints.append(text)
 
     def _on_console(self, message: ConsoleMessage) -> None:
@@ -209,7 +209,7 @@ def open_editor(browser: Browser, host: Host, *, before: str = "") -> Iterator[E
         yield editor
     finally:
         context.close()
-    assert editor.complaints == []
+    assert not editor.complaints, editor.complaints
 
 
 def workflow(

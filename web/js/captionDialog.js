@@ -73,8 +73,9 @@ export class CaptionDialog {
     this.element.addEventListener(
       "keydown",
       (event) => {
-        if (event.key === "Escape") this.#leave();
-        event.stopPropagation(); // the canvas has shortcuts of its own
+        if (event.key !== "Escape") return;
+        event.stopPropagation(); // not for the canvas as well
+        this.#leave();
       },
       { signal },
     );

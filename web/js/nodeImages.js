@@ -60,13 +60,32 @@ function annotated(name, subfolder, type) {
  * @returns {Promise<string>} how Load Image names it
  */
 export async function uploadImage(api, address) {
-  const blob = await (await fetch(address)).blob();
-  const extension = blob.type.split("/")[1]?.split("+")[0] || "png";
   const body = new FormData();
-  body.append("image", new File([blob], `promptgen-${Date.now()}.${extension}`, { type: blob.type }));
+  body.append("image", await drawnAsPng(address), `promptgen-${Date.now()}.png`);
   body.append("type", "temp");
   const response = await api.fetchApi("/upload/image", { method: "POST", body });
   if (!response.ok) throw new Error(`The image could not be sent to ComfyUI: ${response.status} ${response.statusText}`);
   const saved = await response.json();
   return annotated(saved.name, saved.subfolder, saved.type ?? "temp");
+}
+
+/**
+ * The image at an address as a PNG file. Drawn rather than fetched: the host's page may be one that forbids
+ * fetching a `blob:` or `data:` address (its content security policy), though not showing it.
+ *
+ * @param {string} address
+ * @returns {Promise<Blob>}
+ */
+async function drawnAsPng(address) {
+  const image = new Image();
+  image.crossOrigin = "anonymous";
+  image.src = address;
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  canvas.width = image.naturalWidth;
+  canvas.height = image.naturalHeight;
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  return new Promise((resolve, reject) => {
+    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The image could not be read."))), "image/png");
+  });
 }
