@@ -176,7 +176,7 @@ elif SCENARIO == "free":
 elif SCENARIO == "many":
     for _ in range(5):
         facts["text"] = caption()
-        load(big(36))
+        load(flux := big(36))
     facts["on_gpu"] = on_gpu()
     facts["models"] = len(manager.loaded())
 elif SCENARIO == "cpu":  # the user asks for the CPU on a machine with a GPU
