@@ -185,8 +185,7 @@ def open_editor(browser: Browser, host: Host, *, before: str = "") -> Iterator[E
 
     At the end, an error or a warning on the page that stems from this pack's files fails the test.
     """
-    host.post("/settings", SETTINGS)
-    host.post("/settings", {"PromptGen.MenuCheckpoint": ""})
+    host.post("/settings", {**SETTINGS, "PromptGen.MenuCheckpoint": "automatic"})
     context = browser.new_context(viewport=WINDOW)  # type: ignore[arg-type]
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     context.set_default_timeout(TIMEOUT_MS)

@@ -205,6 +205,7 @@ def test_a_missing_checkpoint_gives_the_engines_message(editor: Editor, host: Ho
     assert "no-such-checkpoint" in error["exception_message"]
     assert alert.inner_text().split() == error["exception_message"].split()
     assert editor.dialog.get_by_role("button", name="Copy", exact=True).is_disabled()
+    assert editor.dialog.get_by_label("Checkpoint").input_value() == "no-such-checkpoint"
     assert editor.page.locator(".p-dialog").count() == 0  # the host shows no second window
     editor.picture("caption-error")
 
@@ -374,7 +375,9 @@ def test_the_checkpoint_is_in_the_settings(editor: Editor) -> None:
     editor.page.keyboard.press("Control+,")
     editor.page.get_by_placeholder(re.compile("Search Settings", re.IGNORECASE)).fill("right-click menu")
     editor.page.get_by_text("PromptGen: checkpoint for the right-click menu").wait_for()
-    editor.page.locator(".form-input .p-select").first.click()
+    field = editor.page.locator(".form-input .p-select").first
+    assert field.inner_text().strip() == "Automatic"
+    field.click()
     editor.page.get_by_role("option", name="demo", exact=True).wait_for()
     editor.picture("setting")
     editor.page.get_by_role("option", name="demo", exact=True).click()

@@ -202,6 +202,31 @@ def test_a_node_inside_a_subgraph_shows_its_text_there(editor: Editor, pictures:
     assert [shown(editor)] == output["text"]
 
 
+def test_the_text_reaches_a_workflow_that_is_in_another_tab(
+    editor: Editor, host: Host, pictures: list[str]
+) -> None:
+    editor.load(workflow(pictures[:1]))
+    tabs = editor.page.locator(".workflow-tabs .workflow-label:visible")
+    with editor.page.expect_response(lambda answer: answer.url.endswith("/api/prompt")) as posted:
+        editor.page.keyboard.press("Control+Enter")
+        tabs.first.click()
+        editor.page.wait_for_function("!app.graph.nodes.some(node => node.type === 'PromptGenTagger')")
+    entry = host.wait(posted.value.json()["prompt_id"])
+    assert editor.panels.count() == 0
+    tabs.last.click()
+    assert [shown(editor)] == texts_of(entry)
+
+
+def test_the_wheel_over_a_text_that_fits_zooms_the_canvas(editor: Editor, pictures: list[str]) -> None:
+    editor.load(workflow(pictures[:1]))
+    editor.run()
+    shown(editor)
+    before = editor.js("app.canvas.ds.scale")
+    editor.panels.hover()
+    editor.page.mouse.wheel(0, 240)
+    editor.page.wait_for_function("before => app.canvas.ds.scale < before", arg=before)
+
+
 def test_the_text_is_readable_in_the_light_theme(editor: Editor, pictures: list[str]) -> None:
     editor.js("app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
     editor.load(workflow(pictures[:1]))

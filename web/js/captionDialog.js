@@ -54,7 +54,7 @@ export class CaptionDialog {
     this.checkpoint.className = "promptgen-select";
     this.checkpoint.title = "Checkpoint that captions from the right-click menu; the choice is remembered";
     this.checkpoint.setAttribute("aria-label", "Checkpoint");
-    for (const name of checkpoints) this.checkpoint.append(new Option(name, name));
+    this.#offer(checkpoints);
     this.again = this.#button("Again", "Caption once more with this checkpoint", () =>
       actions.onAgain(this.checkpoint.value),
     );
@@ -82,6 +82,11 @@ export class CaptionDialog {
     stack().append(this.element);
     this.element.show();
     this.leave.focus({ preventScroll: true });
+  }
+
+  /** @param {string[]} checkpoints */
+  #offer(checkpoints) {
+    for (const name of checkpoints) this.checkpoint.append(new Option(name, name));
   }
 
   /**
@@ -128,6 +133,10 @@ export class CaptionDialog {
    */
   showBusy(text, checkpoint) {
     this.checkpoint.value = checkpoint;
+    if (this.checkpoint.value !== checkpoint) {
+      this.#offer([checkpoint]); // one that was chosen elsewhere and is no longer there
+      this.checkpoint.value = checkpoint;
+    }
     this.area.value = "";
     this.#show(text, { busy: true });
   }

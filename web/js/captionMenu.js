@@ -13,6 +13,8 @@ import { TEXT_PROPERTY, joinTexts } from "./texts.js";
 const TAGGER = "PromptGenTagger";
 const MENU_LABEL = "Caption with PromptGen";
 const CHECKPOINT_SETTING = "PromptGen.MenuCheckpoint";
+/** Not "", for which the settings window would show an empty field. */
+const AUTOMATIC = "automatic";
 
 /** The Tagger's definition, read when the host's nodes are registered: instructions and checkpoints come from it. */
 let definition = /** @type {import("./definition.js").NodeDefinition | null} */ (null);
@@ -26,12 +28,13 @@ app.registerExtension({
   settings: [
     {
       id: CHECKPOINT_SETTING,
+      category: ["PromptGen", "Right-click menu", "Checkpoint"],
       name: "PromptGen: checkpoint for the right-click menu",
       tooltip: "Automatic: that of a PromptGen Tagger in the workflow, else the Tagger's default.",
       type: "combo",
-      defaultValue: "",
+      defaultValue: AUTOMATIC,
       options: () => [
-        { text: "Automatic", value: "" },
+        { text: "Automatic", value: AUTOMATIC },
         ...(definition ? choicesOf(definition, "checkpoint") : []).map((name) => ({ text: name, value: name })),
       ],
     },
@@ -143,7 +146,7 @@ async function openGraphPrompt() {
 /** The user's choice; else that of a Tagger in the workflow, best one that has run; else the Tagger's default. */
 function chooseCheckpoint() {
   const chosen = app.extensionManager.setting.get(CHECKPOINT_SETTING);
-  if (chosen) return chosen;
+  if (chosen && chosen !== AUTOMATIC) return chosen;
   const nodes = (app.canvas.graph ?? app.graph).nodes ?? [];
   const taggers = nodes.filter((node) => node.type === TAGGER);
   const tagger = taggers.findLast((node) => node.properties?.[TEXT_PROPERTY]) ?? taggers.at(-1);
