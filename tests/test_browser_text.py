@@ -217,6 +217,26 @@ def test_the_text_reaches_a_workflow_that_is_in_another_tab(
     assert [shown(editor)] == texts_of(entry)
 
 
+def test_the_text_stands_on_nodes_that_vue_draws(editor: Editor, host: Host, pictures: list[str]) -> None:
+    if host.checkout.numbers < (0, 4):
+        pytest.skip("this front end draws no DOM widgets on such nodes")
+    setting = "on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+    editor.js(setting, True)
+    try:
+        editor.open()
+        editor.load(workflow(pictures[:1], instruction="MIXED_CAPTION"))
+        editor.page.locator(".lg-node").first.wait_for()
+        values = editor.serialized(TAGGER)["widgets_values"]
+        entry = editor.run()
+        assert [shown(editor)] == texts_of(entry)
+        assert editor.serialized(TAGGER)["widgets_values"] == values
+        editor.picture("text-on-vue-node")
+        editor.open()
+        assert [shown(editor)] == texts_of(entry)
+    finally:
+        editor.js(setting, False)
+
+
 def test_the_wheel_over_a_text_that_fits_zooms_the_canvas(editor: Editor, pictures: list[str]) -> None:
     editor.load(workflow(pictures[:1]))
     editor.run()

@@ -94,6 +94,7 @@ function keepText(node, text) {
 function showText(node, grow) {
   const text = node.properties?.[TEXT_PROPERTY];
   if (typeof text !== "string") {
+    if (!shown.has(node) && isDrawnByVue(node)) addPanel(node);
     shown.get(node)?.panel.setText("");
     return;
   }
@@ -102,6 +103,16 @@ function showText(node, grow) {
   shown.get(node).panel.setText(text);
   if (isNew && grow) growFor(node, text);
   node.setDirtyCanvas?.(true, true);
+}
+
+/**
+ * Whether the panel must be there before there is a text: front ends that draw nodes with Vue may overlook a
+ * widget that is added later, until the page is loaded again.
+ *
+ * @param {any} node
+ */
+function isDrawnByVue(node) {
+  return Boolean(globalThis.LiteGraph?.vueNodesMode && node.graph && node.constructor.nodeData?.output_node);
 }
 
 /** @param {any} node */

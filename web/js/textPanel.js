@@ -23,6 +23,8 @@ export function createTextPanel(canvas) {
   const area = document.createElement("textarea");
   area.className = "comfy-multiline-input promptgen-text";
   area.readOnly = true;
+  area.rows = 5;
+  area.placeholder = "The text appears here when the node has run.";
   area.spellcheck = false;
   area.setAttribute("aria-label", "Text of this node");
 
