@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import email
+import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from packaging.requirements import Requirement
@@ -16,6 +21,7 @@ from packaging.requirements import Requirement
 from .helpers_dev import ROOT, copy_checkout
 
 MEGABYTE = 1_000_000
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +87,9 @@ def test_sdist_can_build_and_has_no_tests(sdist_names: set[str]) -> None:
 def test_metadata(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(wheel.read(name))
-    version: dict[str, str] = {}
-    exec((ROOT / "_version.py").read_text(encoding="utf-8"), version)
+    version = ast.literal_eval((ROOT / "_version.py").read_text(encoding="utf-8").partition("=")[2].strip())
     assert metadata["Name"] == "promptgen-tagger"
-    assert metadata["Version"] == version["__version__"]
+    assert metadata["Version"] == version
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"
     assert {"dev", "server", "train", "ray", "paligemma"} <= set(metadata.get_all("Provides-Extra", []))
@@ -118,17 +123,71 @@ def test_no_remote_code_and_no_evaluation() -> None:
                 assert node.func.id not in {"eval", "exec", "__import__"}, f"{name}:{node.lineno}"
 
 
-def test_comfyignore_keeps_the_pack_and_drops_the_rest(tmp_path: Path) -> None:
-    """git reads the same syntax: in a repository with only this ignore file, see what is left."""
-    pack = copy_checkout(tmp_path / "pack")
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """What the registry gets.
+
+    git reads the syntax of .comfyignore: in a repository with only this ignore file, see what is left.
+    """
+    pack = copy_checkout(tmp_path_factory.mktemp("registry") / "pack")
     (pack / ".comfyignore").rename(pack / ".gitignore")
-    git = ["git", "-c", "core.excludesFile=", "-C", str(pack)]
+    git = ["git", "-c", "core.excludesFile=", "-c", "core.quotePath=off", "-C", str(pack)]
     subprocess.run([*git, "init", "--quiet"], check=True)
     listed = subprocess.run(
         [*git, "ls-files", "--others", "--exclude-standard"], check=True, capture_output=True
     )
-    names = set(listed.stdout.decode().split("\n")) - {""}
-    assert package_files() | {"pyproject.toml", "requirements.txt", "README.md", "LICENSE"} <= names
-    assert not {
-        name for name in names if name.startswith(("tests/", "benchmarks/", ".ci/")) or name == "dev.py"
-    }
+    return set(listed.stdout.decode().split("\n")) - {""}
+
+
+def test_the_registry_gets_the_pack_and_not_the_rest(archive: set[str]) -> None:
+    assert package_files() | demo_files() <= archive
+    assert {"pyproject.toml", "requirements.txt", "README.md", "LICENSE", "CHANGELOG.md"} <= archive
+    for room in ("web/js", "web/docs", "locales", "example_workflows"):
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / room).rglob("*") if path.is_file()}
+        assert files, room
+        assert files <= archive
+    kept_out = ("tests", "benchmarks", "dev.py", "setup.py", "MANIFEST.in")
+    assert not {name for name in archive if name.startswith(".") or name.partition("/")[0] in kept_out}
+
+
+def test_the_registry_gets_no_picture_that_is_not_shown(archive: set[str]) -> None:
+    shown = set()
+    for name in archive:
+        if name.endswith(".md"):
+            text = (ROOT / name).read_text(encoding="utf-8")
+            for target in re.findall(r"!\[[^]]*\]\(<?([^)>]+)>?\)|<img [^>]*src=\"([^\"]+)\"", text):
+                place = (ROOT / name).parent / unquote("".join(target))
+                shown.add(Path(os.path.normpath(place)).relative_to(ROOT).as_posix())
+        if name.startswith("example_workflows/") and name.endswith(".json"):
+            shown.add(name.removesuffix("json") + "jpg")  # the front end asks for this one
+            nodes = json.loads((ROOT / name).read_text(encoding="utf-8"))["nodes"]
+            loaded = {node["widgets_values"][0] for node in nodes if node["type"] == "LoadImage"}
+            shown |= {f"examples/{picture}" for picture in loaded}
+    assert {name for name in archive if name.endswith(PICTURES)} == shown
+
+
+def test_comfy_cli_has_nothing_to_say(tmp_path: Path, archive: set[str]) -> None:
+    """The registry's own tool, where it is installed: too much to bring along for the sake of one test."""
+    comfy = shutil.which("comfy", path=str(Path(sys.executable).parent))
+    if comfy is None:
+        pytest.skip("needs comfy-cli: pip install comfy-cli")
+    pack = copy_checkout(tmp_path / "pack")
+    for command in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", "-C", str(pack), *command], check=True)
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            [comfy, "--skip-prompt", "--no-enable-telemetry", "node", command],
+            cwd=pack, capture_output=True, encoding="utf-8", timeout=120,
+            env={**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1", "NO_COLOR": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    said = run("validate")
+    assert "All validation checks passed" in said
+    assert not re.search("warning|error", said, re.IGNORECASE), said
+    said = run("pack")
+    assert not re.search("warning|error|not found", said, re.IGNORECASE), said
+    with zipfile.ZipFile(pack / "node.zip") as made:
+        assert set(made.namelist()) == archive
