@@ -43,6 +43,9 @@ _ACTIVATIONS_PER_PIXEL = 256
 _LARGEST_BATCH = 16
 
 
+_told: set[str] = set()
+
+
 # Folders ----------------------------------------------------------------------------------
 
 
@@ -58,7 +61,14 @@ def checkpoint_names() -> list[str]:
     """What the checkpoint menus offer: the default, the catalogue, and what lies in the model folders."""
     use_model_folders()
     local = [name for name, folder in models_cache.local_checkpoints().items() if _is_supported(folder)]
-    return list(dict.fromkeys([DEFAULT_CHECKPOINT, *models_cache.catalogue(), *local]))
+    try:
+        known = list(models_cache.catalogue())
+    except models_cache.CatalogueError as error:
+        known = []  # the nodes must still appear; running one raises this error
+        if str(error) not in _told:
+            _told.add(str(error))
+            logger.error("%s The checkpoint menus lack the catalogue until it is mended.", error)
+    return list(dict.fromkeys([DEFAULT_CHECKPOINT, *known, *local]))
 
 
 def _is_supported(folder: Path) -> bool:
@@ -83,16 +93,44 @@ def prepare_checkpoint(checkpoint: str) -> None:
         InterruptProcessingException: the user cancelled. What came is kept, the next try goes on from there.
     """
     use_model_folders()
+    if models_cache.find_checkpoint(checkpoint) is not None:
+        return
+    download = _Download(checkpoint)
+    download.start()
     bar: ProgressBar | None = None
+    try:
+        while download.is_alive():
+            download.join(0.1)
+            model_management.throw_exception_if_processing_interrupted()
+            if (at := download.progress) is not None:
+                bar = bar or ProgressBar(max(1, at.total))
+                bar.update_absolute(at.done, max(1, at.total))
+    finally:
+        download.stopped.set()
+    if download.error is not None:
+        raise download.error
 
-    def show(progress: DownloadProgress) -> None:
-        nonlocal bar
-        model_management.throw_exception_if_processing_interrupted()
-        if bar is None:
-            bar = ProgressBar(max(1, progress.total))
-        bar.update_absolute(progress.done, max(1, progress.total))
 
-    models_cache.ensure_checkpoint(checkpoint, progress=show)
+class _Download(threading.Thread):
+    """Fetches a checkpoint. In a thread of its own, because a network that stalls heeds no cancel button."""
+
+    def __init__(self, checkpoint: str) -> None:
+        super().__init__(name="promptgen-download", daemon=True)
+        self.checkpoint = checkpoint
+        self.progress: DownloadProgress | None = None
+        self.error: BaseException | None = None
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        try:
+            models_cache.ensure_checkpoint(self.checkpoint, progress=self._note)
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            self.error = error
+
+    def _note(self, progress: DownloadProgress) -> None:
+        if self.stopped.is_set():
+            raise InterruptedError("the download was cancelled")
+        self.progress = progress
 
 
 # Devices ----------------------------------------------------------------------------------

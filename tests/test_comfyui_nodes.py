@@ -18,6 +18,7 @@ from promptgen.training.demo.scenes import draw_scene
 
 from .comfyui_host import Checkout, Entry, Host, HostError, start_host
 from .helpers_dev import ROOT
+from .hub_server import running_hub
 
 pytestmark = pytest.mark.comfyui
 
@@ -586,3 +587,52 @@ def test_extra_model_paths_are_searched(
             {"1": node("LoadImage", image="a.png"), "2": tagger(["1", 0], checkpoint="far-away")}
         )
         assert entry.texts("2") == [expected[EXAMPLE]["GENERATE_TAGS"]["text"]]
+
+
+def test_a_checkpoint_is_downloaded_with_progress_and_can_be_cancelled(
+    comfyui_checkout: Checkout, tmp_path: Path, expected: Mapping[str, Any]
+) -> None:
+    name = "Florence-2-base-PromptGen-v2.0"
+    demo = ROOT / "models_cache" / "demo"
+    with running_hub() as hub:
+        hub.add(f"MiaoshouAI/{name}", {path.name: path.read_bytes() for path in demo.iterdir()})
+        hub.hold["model.safetensors"] = 2**20
+        environment = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+        environment["NO_PROXY"] = "*"
+        with (
+            start_host(comfyui_checkout, tmp_path / "base", environment=environment) as running,
+            running.events() as events,
+        ):
+            picture = running.upload(ROOT / "examples" / EXAMPLE)
+            graph = {"1": node("LoadImage", image=picture), "2": tagger(["1", 0], checkpoint=name)}
+            first = running.queue(graph, client_id=events.client_id)
+            assert hub.held.wait(60)  # the network stalls in the middle of the weights
+            asked = time.monotonic()
+            running.interrupt()
+            stopped = events.wait_for("execution_interrupted", timeout=30)
+            assert stopped.time - asked < 1.0
+            assert running.wait(first).interrupted
+            hub.released.set()
+            entry = running.run(graph, client_id=events.client_id)
+            assert entry.texts("2") == [expected[EXAMPLE]["GENERATE_TAGS"]["text"]]
+            assert (running.models_dir / "LLM" / name / "model.safetensors").is_file()
+            progress = [event.data for event in events.all("progress")]
+            total = sum(path.stat().st_size for path in demo.iterdir() if path.suffix != ".md")
+            assert any(data["max"] == total and 0 < data["value"] <= total for data in progress)
+
+
+def test_a_broken_catalogue_of_the_users_takes_nothing_else_away(
+    comfyui_checkout: Checkout, tmp_path: Path
+) -> None:
+    broken = tmp_path / "catalogue.json"
+    broken.write_text("[{", encoding="utf-8")
+    with start_host(
+        comfyui_checkout, tmp_path / "base", environment={"PROMPTGEN_CATALOGUE": str(broken)}
+    ) as running:
+        options = running.object_info("PromptGenTagger")["input"]["required"]["checkpoint"][1]["options"]
+        assert "Florence-2-base-PromptGen-v2.0" in options
+        picture = running.upload(ROOT / "examples" / EXAMPLE)
+        entry = running.run({"1": node("LoadImage", image=picture), "2": tagger(["1", 0])})
+        assert entry.error is not None
+        assert str(broken) in entry.error["exception_message"]
+        assert running.log().count("The checkpoint menus lack the catalogue") == 1
