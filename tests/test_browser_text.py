@@ -265,3 +265,18 @@ def brightness(colour: str) -> float:
     """Of a computed style's "rgb(r, g, b)", 0 to 255."""
     channels = [float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
     return sum(channels) / 3
+
+
+def test_a_new_tagger_keeps_its_seed_and_a_saved_one_its_choice(editor: Editor, pictures: list[str]) -> None:
+    """Another seed would make another node of it, and unchanged pictures would be captioned again."""
+    control = "n => n.widgets.find(w => w.name === 'seed').linkedWidgets[0].value"
+    editor.js("app.graph.add(window.fresh = LiteGraph.createNode('PromptGenTagger'))")
+    new = editor.js(f"({control})(window.fresh)")
+    assert new == "fixed"
+    saved = workflow(pictures[:1])
+    values = next(node for node in saved["nodes"] if node["id"] == TAGGER)["widgets_values"]
+    values[values.index("fixed")] = "increment"
+    editor.load(saved)
+    assert editor.js(f"({control})(app.graph.getNodeById({TAGGER}))") == "increment"
+    editor.run()
+    assert editor.js(f"app.graph.getNodeById({TAGGER}).widgets.find(w => w.name === 'seed').value") == 1
