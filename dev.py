@@ -519,7 +519,7 @@ def _host_requirements(host: HostCheckout) -> tuple[list[str], list[str]]:
     The second are those that its requirements file calls non-essential, its workflow templates and help
     pages.
     """
-    required: list[str] = []
+    required = ["requests"]  # imported, and not required: until transformers 5 it came along with that
     optional: list[str] = []
     lines = required
     for line in _read(host.folder / "requirements.txt").splitlines():

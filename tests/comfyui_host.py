@@ -38,7 +38,7 @@ from .helpers_dev import ROOT, load_dev
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
-NEEDED = ("aiohttp", "alembic", "av", "comfyui_frontend_package", "einops", "torchsde", "yaml")
+NEEDED = ("aiohttp", "alembic", "av", "comfyui_frontend_package", "einops", "requests", "torchsde", "yaml")
 """Modules whose absence says that an interpreter was never made ready for a host."""
 
 WATCHDOG = """
