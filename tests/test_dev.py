@@ -235,7 +235,9 @@ def wheels(tiny_dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder = tmp_path / "wheels"
     folder.mkdir()
     both = {"torch": "2.0 3.0", "frontend": "1.0 2.0"}
-    one = dict.fromkeys(("torchvision", "torchaudio"), "2.0") | dict.fromkeys(("other", "nicety"), "1.0")
+    one = dict.fromkeys(("torchvision", "torchaudio"), "2.0") | dict.fromkeys(
+        ("other", "nicety", "requests"), "1.0"
+    )
     for name, version in [(name, version) for name, all_ in (both | one).items() for version in all_.split()]:
         write_wheel(folder, name, version)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -267,6 +269,7 @@ def test_each_host_has_its_own_front_end_over_the_one_torch(
         version: [version_in(place, name) for name in ("frontend", "other", "torch", "torchaudio", "nicety")]
         for version, place in places.items()
     }
+    assert version_in(places["0.8.0"], "requests")  # which hosts import and do not ask for
     assert found == {"0.8.0": ["2.0", "1.0", "2.0", "", "1.0"], "0.3.64": ["1.0", "1.0", "2.0", "", ""]}
     assert Path(places["0.3.64"]).is_relative_to(tiny_dev.ROOT / ".venv-comfyui-0.3.64")
 
