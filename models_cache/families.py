@@ -95,10 +95,11 @@ def family_of(folder: Path) -> str:
     """
     path = folder / "config.json"
     try:
-        family = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if family not in FAMILIES:
+    family = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(f"{path} states model_type {family!r}; known are {', '.join(FAMILIES)}.")
     return family
 

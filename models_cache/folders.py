@@ -63,11 +63,11 @@ def local_checkpoints() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in search_folders():
         for child in _children(folder):
-            if (child / "config.json").is_file():
+            if _is_file(child / "config.json"):
                 found.setdefault(child.name, child)
             else:
                 for grandchild in _children(child):
-                    if (grandchild / "config.json").is_file():
+                    if _is_file(grandchild / "config.json"):
                         found.setdefault(f"{child.name}/{grandchild.name}", grandchild)
     return found
 
@@ -102,12 +102,14 @@ def resolve(model: str | os.PathLike[str]) -> Reference:
     entry = find_entry(text) if isinstance(model, str) else None
     if entry is not None and entry.name.casefold() == text.strip().casefold():
         return _of_entry(text, entry)
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = _expanded(text)
+    if _is_dir(path):
         return _of_folder(text, path.absolute())
     if entry is not None:
         return _of_entry(text, entry)
     if _looks_like_path(text):
+        if (hidden := local_checkpoints().get(text)) is not None:  # a folder whose name begins with a dot
+            return _of_folder(text, hidden)
         raise ModelNotFoundError(f"There is no folder {path}. " + _known(text), model=text)
     if HUB_ID.fullmatch(text.strip()):
         hub_id = text.strip()
@@ -134,18 +136,18 @@ def entry_of(model: str | os.PathLike[str]) -> CheckpointEntry | None:
 def candidates(reference: Reference, cache: Path) -> Iterator[Path]:
     """The existing folders that may hold the checkpoint, best first. None of them need be whole."""
     if reference.folder is not None:
-        if reference.folder.is_dir():
+        if _is_dir(reference.folder):
             yield reference.folder
         return
     for parent in search_folders():
         for name in reference.names:
             folder = parent / name
-            if folder.is_dir() and not _is_of_another(folder, reference.hub_id):
+            if _is_dir(folder) and not _is_of_another(folder, reference.hub_id):
                 yield folder
         if reference.hub_id is not None:
             for nested in (reference.hub_id.replace("/", "--"), reference.hub_id):
                 folder = parent / nested
-                if folder.is_dir() and nested not in reference.names:
+                if _is_dir(folder) and nested not in reference.names:
                     yield folder
     if reference.hub_id is not None:
         yield from _snapshots(cache, reference.hub_id)
@@ -214,9 +216,34 @@ def _known(text: str) -> str:
 
 def _children(folder: Path) -> list[Path]:
     try:
-        return sorted(child for child in folder.iterdir() if child.is_dir() and child.name != STATE_FOLDER)
+        return sorted(child for child in folder.iterdir() if _is_dir(child) and child.name != STATE_FOLDER)
     except OSError:
         return []
+
+
+# What may not be looked into (a disk's lost+found), or has an impossible name, is not there for us. Path's
+# own methods raise on it.
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~name of nobody: then it is a name like any other
+        return Path(text)
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:

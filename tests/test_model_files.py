@@ -20,6 +20,7 @@ from promptgen.models_cache import (
     checkpoint_problems,
     ensure_checkpoint,
     find_checkpoint,
+    known_family,
     local_checkpoints,
     register_folder,
     search_folders,
@@ -156,6 +157,54 @@ def test_local_checkpoints_are_listed_without_reading_them(tmp_path: Path) -> No
     nested = make(tmp_path / "models" / "org" / "theirs")
     (tmp_path / "models" / "empty").mkdir()
     assert local_checkpoints() == {"mine": mine, "org/theirs": nested}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_folder_that_may_not_be_looked_into_hides_no_other(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents):  # pytest's own folders are closed to others
+        if folder.stat().st_uid == os.geteuid() and "pytest" in str(folder):
+            folder.chmod(0o755)
+    register_folder(tmp_path / "models")
+    mine = make(tmp_path / "models" / "mine")
+    closed = tmp_path / "models" / "lost+found"
+    closed.mkdir()
+    closed.chmod(0)
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:  # whom no permission stops
+            os.seteuid(65534)
+        with pytest.raises(PermissionError):
+            (closed / "config.json").stat()
+        assert local_checkpoints() == {"mine": mine}
+        assert find_checkpoint("mine") == mine
+        with pytest.raises(ModelNotFoundError):
+            find_checkpoint(str(closed / "folder"))
+    finally:
+        if is_root:
+            os.seteuid(0)
+        closed.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", [".mine", "~mine"])
+def test_what_is_listed_is_found(tmp_path: Path, name: str) -> None:
+    register_folder(tmp_path / "models")
+    mine = make(tmp_path / "models" / name)
+    assert local_checkpoints() == {name: mine}
+    assert find_checkpoint(name) == mine
+
+
+@pytest.mark.parametrize("name", ["~nobody-is-called-this/model", "x" * 5000])
+def test_an_impossible_name_is_not_found(name: str) -> None:
+    with pytest.raises(ModelNotFoundError):
+        find_checkpoint(name)
+
+
+@pytest.mark.parametrize(
+    "config", ['{"model_type": ["florence2"]}', '{"model_type": null}', "[1]", "null", "{", "[" * 100_000, ""]
+)
+def test_a_strange_config_is_of_no_known_family(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    assert known_family(tmp_path) is None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
