@@ -164,6 +164,20 @@ class ModelManager:
             free = self._take(slots)
         return self._let_go(free)
 
+    def release(self, model: LoadedModel) -> int:
+        """Let go of exactly this loaded model, and not of the same checkpoint on another device or in another
+        dtype; as :meth:`unload` otherwise. Its folder may be gone.
+
+        Returns:
+            The number of bytes of weights let go at once.
+        """
+        with self._condition:
+            slots = [slot for slot in self._slots.values() if slot.model is model]
+            for slot in slots:
+                slot.unwanted = True
+            free = self._take(slots)
+        return self._let_go(free)
+
     def loaded(self) -> list[LoadedInfo]:
         """What is in memory, most lately used first. Models that are just being loaded are left out."""
         now = time.monotonic()

@@ -276,7 +276,7 @@ class HostPlacement:
                 return
             time.sleep(0.02)
         if placed.uses == uses:
-            models_cache.shared_manager().unload(str(placed.model.folder))
+            models_cache.shared_manager().release(placed.model)
 
 
 _placement = HostPlacement()

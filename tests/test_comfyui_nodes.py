@@ -324,6 +324,20 @@ def test_ten_nodes_hold_one_model_and_free_lets_it_go(own: Host) -> None:
     assert again.outputs["3"]["held"] == ["_Weights"]
 
 
+def test_free_also_lets_go_of_what_is_no_longer_on_the_disk(own: Host) -> None:
+    own.free(unload_models=True)
+    folder = own.models_dir / "LLM" / "short-lived"
+    shutil.copytree(ROOT / "models_cache" / "demo", folder)
+    entry = own.run({"1": node("LoadImage", image=EXAMPLE), "2": tagger(["1", 0], checkpoint="short-lived")})
+    assert entry.succeeded, entry.error
+    shutil.rmtree(folder)
+    own.free(unload_models=True)
+    deadline = time.monotonic() + 20
+    while "Unloaded short-lived" not in own.log() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "Unloaded short-lived" in own.log()
+
+
 def test_a_checkpoint_that_is_not_there_is_accepted_and_fails_with_the_remedy(own: Host) -> None:
     load = node("LoadImage", image=EXAMPLE)
     for graph in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -349,6 +350,22 @@ def test_settings_can_be_changed(make_manager: MakeManager, folders: list[str]) 
             manager.configure(**wrong)
         with pytest.raises(ValueError, match="at least 0"):
             ModelManager(**wrong)
+
+
+def test_release_lets_go_of_one_model_alone_though_its_folder_is_gone(
+    make_manager: MakeManager, folders: list[str]
+) -> None:
+    manager = make_manager()
+    half = use(manager, folders[0], device="cpu", dtype="bf16")
+    with manager.acquire(folders[0], device="cpu", dtype="fp32") as model:
+        shutil.rmtree(folders[0])
+        full = weakref.ref(model)
+        assert manager.release(model) == 0, "it is in use"
+        assert model.count_tokens("x") > 0
+        del model
+    assert full() is None
+    assert half() is not None
+    assert [info.dtype for info in manager.loaded()] == ["bf16"]
 
 
 def test_unload(make_manager: MakeManager, folders: list[str]) -> None:
