@@ -14,6 +14,7 @@ from .inputs import (
     generation_inputs,
     image_input,
     model_input,
+    require_texts,
     rows,
     shown,
     tag_inputs,
@@ -144,7 +145,8 @@ class PromptGenTagger(io.ComfyNode):
 
         work = []
         for row in rows(lists) if lists.get("image") else []:
-            image, instruction = row.pop("image"), row.pop("instruction")
+            image, instruction = row.pop("image", None), row.pop("instruction", None)
+            require_texts(instruction=instruction)
             work.append(Work(image, (instruction,), CaptionSettings(**row)))
         results = [answer for (answer,) in caption_all(work)]
         texts = [result.text for result in results]
@@ -201,13 +203,13 @@ class PromptGenCaptions(io.ComfyNode):
         from .work import CaptionSettings, Work, caption_all
 
         # The switches decide about outputs, which a list of switches cannot do one by one: the first counts.
-        wanted = [name for name in ANSWERS if lists.pop(f"want_{name}", [True])[0]]
+        wanted = [name for name in ANSWERS if (lists.pop(f"want_{name}", None) or [True])[0]]
         if not wanted:
             raise ValueError(f"All answers are switched off. Switch on at least one of {', '.join(ANSWERS)}.")
         instructions = tuple(ANSWERS[name] for name in wanted)
         work = []
         for row in rows(lists) if lists.get("image") else []:
-            work.append(Work(row.pop("image"), instructions, CaptionSettings(**row)))
+            work.append(Work(row.pop("image", None), instructions, CaptionSettings(**row)))
         results = caption_all(work)
         texts = {name: [answers[place].text for answers in results] for place, name in enumerate(wanted)}
         together = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from .. import captioning
-from .inputs import CATEGORY, text_output
+from .inputs import CATEGORY, require_texts, text_output
 
 if TYPE_CHECKING:
     from ..captioning import MixedParts
@@ -103,6 +103,7 @@ class PromptGenFluxTextEncode(io.ComfyNode):
         without_tags: str = PROSE,
     ) -> Any:
         _require_flux(clip)
+        require_texts(caption=caption)
         parts = captioning.split_mixed(caption)
         t5xxl, clip_l = texts_for_flux(parts, analysis_goes, without_tags)
         return io.NodeOutput(

@@ -111,20 +111,39 @@ def text_output(name: str, *, tooltip: str, is_output_list: bool = False) -> Any
 
 
 def rows(lists: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Take a list node's inputs apart as the host does for other nodes: shorter lists repeat their last."""
+    """Take a list node's inputs apart as the host does for other nodes: shorter lists repeat their last.
+
+    An input that gets None counts as not connected.
+    """
     length = max((len(values) for values in lists.values()), default=0)
-    return [
+    every = (
         {name: values[min(index, len(values) - 1)] for name, values in lists.items() if values}
         for index in range(length)
-    ]
+    )
+    return [{name: value for name, value in row.items() if value is not None} for row in every]
+
+
+def require_texts(**values: Any) -> None:
+    """
+    Raises:
+        ValueError: a value, which may have come over a wire of any type, is no text.
+    """
+    for name, value in values.items():
+        if not isinstance(value, str):
+            got = "nothing (None)" if value is None else f"{value!r:.80}"
+            raise ValueError(
+                f"The input '{name}' got {got}; it takes a text. Look at what is connected to it."
+            )
 
 
 def frames(image: torch.Tensor) -> list[numpy.ndarray]:
     """The pictures ``[H, W, C]`` of an IMAGE ``[B, H, W, C]``, or of a MASK ``[B, H, W]``.
 
     Raises:
-        ValueError: the batch is empty, or has another shape.
+        ValueError: the batch is empty, or has another shape, or it is none.
     """
+    if not hasattr(image, "detach"):
+        raise ValueError(f"The image input got {type(image).__name__}, no image. Connect an IMAGE output.")
     shape = list(image.shape)
     if image.ndim == 3:
         image = image[None] if shape[-1] <= 4 else image[..., None]  # one picture, or masks

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import host
-from .inputs import CATEGORY, PromptGenModel, checkpoint_input
+from .inputs import CATEGORY, PromptGenModel, checkpoint_input, require_texts
 
 PRECISIONS = ["auto", "fp32", "fp16", "bf16"]
 
@@ -65,6 +65,7 @@ class PromptGenModelLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, precision: str = "auto", device: str = "auto") -> Any:
+        require_texts(checkpoint=checkpoint)
         choice = ModelChoice(checkpoint, precision, device)
         host.prepare_checkpoint(checkpoint)
         with host.manager().acquire(checkpoint, device=device, dtype=precision):

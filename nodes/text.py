@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import captioning
-from .inputs import CATEGORY, shown, tag_inputs, text_output
+from .inputs import CATEGORY, require_texts, shown, tag_inputs, text_output
 
 # The fields with a switch: those that other packs' analyzers have. "All" gives the rest as well.
 FIELDS = tuple(field for field in captioning.ANALYSIS_FIELDS if field != "image_composition")
@@ -44,6 +44,7 @@ class PromptGenSplitCaption(io.ComfyNode):
 
     @classmethod
     def execute(cls, caption: str) -> Any:
+        require_texts(caption=caption)
         parts = captioning.split_mixed(caption)
         named = {"prose": parts.prose, "tags": parts.tags, "analysis": parts.analysis}
         text = "\n\n".join(f"[{name}]\n{part}" for name, part in named.items() if part)
@@ -106,6 +107,7 @@ class PromptGenAnalyzer(io.ComfyNode):
 
     @classmethod
     def execute(cls, analysis: str, subject_index: int = 0, all_fields: bool = True, **switches: bool) -> Any:
+        require_texts(analysis=analysis)
         parsed = captioning.parse_analysis(captioning.split_mixed(analysis).analysis or analysis)
         subject = parsed.subject(subject_index)
         fields = list(subject) if all_fields else [name for name in FIELDS if switches.get(name)]
@@ -173,6 +175,15 @@ class PromptGenEditTags(io.ComfyNode):
         deduplicate: bool = True,
         more_tags: str = "",
     ) -> Any:
+        more_tags = "" if more_tags is None else more_tags  # a wire with nothing on it
+        require_texts(
+            tags=tags,
+            more_tags=more_tags,
+            prefix=prefix,
+            suffix=suffix,
+            exclude_tags=exclude_tags,
+            replace=replace,
+        )
         if parentheses not in PARENTHESES:
             raise ValueError(f"parentheses is {parentheses!r}; it takes {', '.join(PARENTHESES)}.")
         options = captioning.TagOptions(

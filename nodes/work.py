@@ -21,7 +21,7 @@ from ..captioning import (
     join_tags,
 )
 from . import host
-from .inputs import frames, no_images
+from .inputs import frames, no_images, require_texts
 from .model import ModelChoice
 
 if TYPE_CHECKING:
@@ -56,8 +56,18 @@ class CaptionSettings:
         """As the engine takes them.
 
         Raises:
-            ValueError: a value is outside its range.
+            ValueError: a value is outside its range, or of another kind.
         """
+        require_texts(
+            checkpoint=self.checkpoint,
+            prefix=self.prefix,
+            suffix=self.suffix,
+            exclude_tags=self.exclude_tags,
+            replace=self.replace,
+            underscores=self.underscores,
+        )
+        if not isinstance(self.choice, ModelChoice):
+            raise ValueError("The model input takes what the PromptGen Model node gives.")
         generation = GenerationOptions(
             num_beams=self.num_beams,
             max_new_tokens=self.max_new_tokens,

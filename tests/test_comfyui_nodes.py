@@ -405,6 +405,60 @@ def test_wrong_settings_say_so(own: Host, inputs: dict[str, Any], said: str) -> 
     assert said in message
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "values", "said"),
+    [
+        ("PromptGenTagger", "image", [None], "image input got NoneType"),
+        ("PromptGenTagger", "image", ["x"], "image input got str"),
+        ("PromptGenTagger", "instruction", [], "'instruction' got nothing"),
+        ("PromptGenTagger", "instruction", [5], "'instruction' got 5"),
+        ("PromptGenTagger", "checkpoint", [7], "'checkpoint' got 7"),
+        ("PromptGenTagger", "prefix", [5], "'prefix' got 5"),
+        ("PromptGenTagger", "model", ["demo"], "PromptGen Model node"),
+        ("PromptGenModelLoader", "checkpoint", [None], "'checkpoint' got nothing"),
+        ("PromptGenSplitCaption", "caption", [None], "'caption' got nothing"),
+        ("PromptGenAnalyzer", "analysis", [["a"]], "'analysis' got ['a']"),
+        ("PromptGenEditTags", "tags", [True], "'tags' got True"),
+        ("PromptGenFluxTextEncode", "caption", [None], "'caption' got nothing"),
+    ],
+)
+def test_a_wire_with_something_else_says_so(
+    own: Host, kind: str, name: str, values: list[Any], said: str
+) -> None:
+    graph = {
+        "1": node("LoadImage", image=EXAMPLE),
+        "odd": node("TestValues", values=json.dumps(values)),
+        "clip": node("TestClip", kind="flux"),
+    }
+    inputs: dict[str, Any] = {"PromptGenModelLoader": {"checkpoint": "demo"}}.get(kind, {})
+    if kind == "PromptGenTagger":
+        inputs = {"image": ["1", 0], "checkpoint": "demo", "instruction": "CAPTION"}
+    if kind == "PromptGenFluxTextEncode":
+        inputs = {"clip": ["clip", 0]}
+    graph["2"] = node(kind, **{**inputs, name: ["odd", 0]})
+    graph["end"] = node("TestLoadedModels", after=["2", 0])
+    error = own.run(graph).error
+    assert error is not None
+    assert said in error["exception_message"]
+
+
+def test_a_wire_with_nothing_on_it_is_not_connected(own: Host, expected: Mapping[str, Any]) -> None:
+    nothing = {"0": node("TestValues", values="[null]"), "1": node("LoadImage", image=EXAMPLE)}
+    entry = own.run(
+        {
+            **nothing,
+            "2": tagger(["1", 0], "CAPTION", prefix=["0", 0], seed=["0", 0], model=["0", 0]),
+            "3": node("PromptGenEditTags", tags="a, b", more_tags=["0", 0]),
+            "4": node("TestValues", values="[]"),
+            "5": node("PromptGenCaptions", image=["1", 0], checkpoint="demo", want_tags=["4", 0]),
+        }
+    )
+    assert entry.succeeded, entry.error
+    assert entry.texts("2") == [expected[EXAMPLE]["CAPTION"]["text"]]
+    assert entry.texts("3") == ["a, b"]
+    assert entry.texts("5")[0].startswith("[tags]\n")
+
+
 MIXED = (
     "A woman in a red coat walks along a beach at sunset. Waves roll in behind her.\n\n"
     "1girl, solo, red coat, beach, sunset\n\n"

@@ -158,7 +158,30 @@ class TestLoadedModels:
         return {"ui": {"loaded": [json.dumps(loaded)], "held": held}}
 
 
+class AnyType(str):
+    """Goes with every input's type."""
+
+    def __ne__(self, other):
+        return False
+
+
+class TestValues:
+    """A list of whatever stands in the JSON, on a wire that fits everywhere."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"values": ("STRING", {"multiline": True})}}
+
+    RETURN_TYPES = (AnyType("*"),)
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "run"
+    CATEGORY = "test"
+
+    def run(self, values):
+        return (json.loads(values),)
+
+
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
-    for node in (TestPictures, TestTexts, TestClip, TestSameConditioning, TestLoadedModels)
+    for node in (TestPictures, TestTexts, TestClip, TestSameConditioning, TestLoadedModels, TestValues)
 }
