@@ -7,10 +7,9 @@ use. The engine's face is :mod:`promptgen.captioning`. ComfyUI imports this fold
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ._version import __version__
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing for it would be most of our import
 if TYPE_CHECKING:
     from .nodes.extension import PromptGenExtension
 
