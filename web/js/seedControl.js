@@ -3,10 +3,10 @@
  * another seed is another node, unchanged images would be captioned again, though the seed only matters to
  * sampling. Whoever samples chooses "randomize" beside it; saved workflows keep what they say.
  */
-import { app } from "/scripts/app.js";
+import { app } from "../../../scripts/app.js";
 
 app.registerExtension({
-  name: "promptgen.seedControl",
+  name: "PromptGen.SeedControl",
 
   /** @param {import("./definition.js").Node} node */
   nodeCreated(node) {
