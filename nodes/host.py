@@ -92,7 +92,7 @@ def prepare_checkpoint(checkpoint: str) -> None:
         ModelFilesError: they are not to be had; the message says what to do.
         InterruptProcessingException: the user cancelled. What came is kept, the next try goes on from there.
     """
-    use_model_folders()
+    _require_offered(checkpoint)
     if models_cache.find_checkpoint(checkpoint) is not None:
         return
     download = _Download(checkpoint)
@@ -109,6 +109,24 @@ def prepare_checkpoint(checkpoint: str) -> None:
         download.stopped.set()
     if download.error is not None:
         raise download.error
+
+
+def _require_offered(checkpoint: str) -> None:
+    """A workflow comes from anywhere: it may not have other folders looked at, nor strange files downloaded.
+
+    Raises:
+        ModelNotFoundError: neither in the catalogue nor in the model folders.
+    """
+    offered = checkpoint_names()
+    if checkpoint in offered or models_cache.find_entry(checkpoint) is not None:
+        return
+    folders = ", ".join(str(folder) for folder in models_cache.search_folders())
+    raise models_cache.ModelNotFoundError(
+        f"There is no model {checkpoint!r} here. Choose another in the menu, or put its folder into one of "
+        f"{folders}. Models of the Hub that the menu lacks can be added to "
+        f"{models_cache.user_catalogue_path()}. Known names: {', '.join(offered)}.",
+        model=checkpoint,
+    )
 
 
 class _Download(threading.Thread):

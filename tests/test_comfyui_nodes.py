@@ -360,6 +360,22 @@ def test_a_checkpoint_that_is_not_there_is_accepted_and_fails_with_the_remedy(ow
     assert "MiaoshouAI/Florence-2-large-PromptGen-v2.0" in entry.error["exception_message"]
 
 
+@pytest.mark.parametrize("name", ["/etc", "~", "../input", "someone/some-repository", "//server/share"])
+def test_a_workflow_has_no_other_folder_read_and_nothing_strange_downloaded(own: Host, name: str) -> None:
+    entry = own.run({"1": node("LoadImage", image=EXAMPLE), "2": tagger(["1", 0], checkpoint=name)})
+    assert entry.error is not None
+    message = entry.error["exception_message"]
+    assert f"There is no model '{name}' here" in message
+    assert str(Path.home()) not in message.replace(str(own.base), "").partition("can be added to")[0]
+
+
+def test_a_hub_id_of_the_catalogue_is_its_name(own: Host) -> None:
+    name = "MiaoshouAI/Florence-2-base-PromptGen-v1.5"
+    entry = own.run({"1": node("LoadImage", image=EXAMPLE), "2": tagger(["1", 0], checkpoint=name)})
+    assert entry.error is not None  # known, but the host of the tests is offline
+    assert "HF_HUB_OFFLINE" in entry.error["exception_message"]
+
+
 def test_a_device_that_is_not_there_says_so(own: Host) -> None:
     entry = own.run(
         {
