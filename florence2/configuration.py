@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 GENERATION_SETTINGS = frozenset(
     {
         "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id", "do_sample",
-        "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "epsilon_cutoff", "eta_cutoff",
+        "early_stopping", "eos_token_id", "epsilon_cutoff", "eta_cutoff",
         "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id", "length_penalty",
         "max_length", "max_new_tokens", "min_length", "min_new_tokens", "min_p", "no_repeat_ngram_size",
         "num_beams", "pad_token_id", "remove_invalid_values", "renormalize_logits", "repetition_penalty",
@@ -36,7 +36,8 @@ _UNSET_MAX_LENGTH = 20
 # Settings of transformers that are not honoured, with the value that means "none". A file that asks for one
 # is warned of.
 _UNHONOURED_SETTINGS: dict[str, Any] = {
-    "constraints": None, "diversity_penalty": 0.0, "dola_layers": None, "encoder_repetition_penalty": 1.0,
+    "constraints": None, "diversity_penalty": 0.0, "dola_layers": None, "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
     "force_words_ids": None, "guidance_scale": 1.0, "max_time": None, "num_beam_groups": 1,
     "num_return_sequences": 1, "penalty_alpha": None, "sequence_bias": None, "stop_strings": None,
     "watermarking_config": None,

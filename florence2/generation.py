@@ -1,38 +1,25 @@
-"""From image features and prompts to token ids.
-
-Today this calls transformers' ``generate`` on the BART part; what it takes and answers is the face that a
-faster loop can stand behind.
-"""
+"""From image features and prompts to token ids: the settings of checkpoint and user, then a search."""
 
 from __future__ import annotations
 
 import secrets
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
-from packaging.version import Version
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import GenerationConfig
 
+from .decoder import Decoder
 from .network import Florence2Network
 from .options import GenerationOptions
+from .rules import rules_of
+from .search import Found, SearchSettings, search
 
 StepCallback = Callable[[int], None]
 """Called before each decoded token with the number of tokens so far, the start token included; it may raise
 to cancel."""
-
-# Before 4.54, transformers' beam search let a finished pair go on while others were unfinished, so
-# that a batch could answer otherwise than its members alone.
-_BEAMS_OF_A_BATCH_ARE_APART = Version(transformers.__version__) >= Version("4.54")
-
-# Sampling draws from torch's global generators; the lock keeps seeded draws of several threads apart.
-_sampling_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -105,89 +92,49 @@ def generate(
         network.config.generation, options, network.config.text.max_position_embeddings
     )
     states, mask = network.encode(image_features, input_ids, attention_mask)
-    # One pair at a time where it matters: a seed then means the same draws whatever else is in the batch, and
-    # the scores of every step (the whole vocabulary each) are held for one answer only.
-    alone = config.do_sample or options.output_scores
-    alone |= config.num_beams > 1 and not _BEAMS_OF_A_BATCH_ARE_APART
-    if not alone:
-        return _generate_rows(network, states, mask, config, options, on_step)
+    settings = _search_settings(config, network, options)
+    found = search(
+        Decoder(network.language_model),
+        states,
+        mask,
+        settings,
+        rules_of(config, states.device),
+        _generators(options, states) if settings.do_sample else None,
+        on_step,
+    )
+    return [_sequence(answer, settings) for answer in found]
+
+
+def _search_settings(
+    config: GenerationConfig, network: Florence2Network, options: GenerationOptions
+) -> SearchSettings:
+    text = network.config.text
+    ends = text.eos_token_id if config.eos_token_id is None else config.eos_token_id
+    start = config.decoder_start_token_id
+    return SearchSettings(
+        num_beams=config.num_beams or 1,
+        max_new_tokens=config.max_new_tokens,
+        start_token_id=text.decoder_start_token_id if start is None else start,
+        end_token_ids=(ends,) if isinstance(ends, int) else tuple(ends),
+        pad_token_id=text.pad_token_id if config.pad_token_id is None else config.pad_token_id,
+        do_sample=bool(config.do_sample),
+        early_stopping=config.early_stopping if config.early_stopping is not None else False,
+        length_penalty=1.0 if config.length_penalty is None else config.length_penalty,
+        output_scores=options.output_scores,
+    )
+
+
+def _generators(options: GenerationOptions, states: Tensor) -> list[torch.Generator]:
+    """One source of chance per pair, all alike: a seed means the same draws whatever else is in the batch."""
     seed = secrets.randbits(63) if options.seed is None else options.seed
-    answers = []
-    for row in range(states.shape[0]):
-        with _seeded(seed, states.device) if config.do_sample else nullcontext():
-            answers += _generate_rows(
-                network, states[row : row + 1], mask[row : row + 1], config, options, on_step
-            )
-    return answers
+    return [torch.Generator(states.device).manual_seed(seed) for _ in range(states.shape[0])]
 
 
-def _generate_rows(
-    network: Florence2Network,
-    states: Tensor,
-    mask: Tensor,
-    config: GenerationConfig,
-    options: GenerationOptions,
-    on_step: StepCallback | None,
-) -> list[TokenSequence]:
-    model = network.language_model
-    output = model.generate(
-        encoder_outputs=BaseModelOutput(last_hidden_state=states),
-        attention_mask=mask,
-        generation_config=config,
-        logits_processor=LogitsProcessorList([_Tick(on_step)] if on_step else []),
-    )
-    eos, pad = network.config.text.eos_token_id, network.config.text.pad_token_id
-    answers = [_cut(row, eos, pad, config.max_new_tokens) for row in output.sequences.tolist()]
-    if not options.output_scores:
-        return answers
-    beams = getattr(output, "beam_indices", None)
-    scores = model.compute_transition_scores(
-        output.sequences, output.scores, beams, normalize_logits=beams is None
-    )
-    totals = output.sequences_scores.tolist() if beams is not None else [None] * len(answers)
-    return [
-        _scored(answer, row, total)
-        for answer, row, total in zip(answers, scores.tolist(), totals, strict=True)
-    ]
-
-
-def _cut(row: list[int], eos: int, pad: int, max_new_tokens: int) -> TokenSequence:
-    """Take the padding off. The first token is the decoder's start, which is also the end token."""
-    length = len(row)
-    if eos in row[1:]:
-        length = row.index(eos, 1) + 1
-    else:
-        while length > 1 and row[length - 1] == pad:
-            length -= 1
+def _sequence(answer: Found, settings: SearchSettings) -> TokenSequence:
     # Where the last allowed token is the forced end, nothing tells it from an end of its own.
-    return TokenSequence(tuple(row[:length]), truncated=length - 1 >= max_new_tokens)
-
-
-def _scored(answer: TokenSequence, scores: list[float], total: float | None) -> TokenSequence:
-    token_scores = tuple(scores[: len(answer.token_ids) - 1])
     return TokenSequence(
-        answer.token_ids,
-        answer.truncated,
-        sum(token_scores) / max(1, len(token_scores)) if total is None else total,
-        token_scores,
+        tuple(answer.token_ids),
+        truncated=len(answer.token_ids) - 1 >= settings.max_new_tokens,
+        sequence_score=answer.sequence_score,
+        token_scores=None if answer.token_scores is None else tuple(answer.token_scores),
     )
-
-
-class _Tick(LogitsProcessor):
-    """Tells the caller about every step, and lets it cancel by raising."""
-
-    def __init__(self, on_step: StepCallback) -> None:
-        self._on_step = on_step
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self._on_step(input_ids.shape[1])
-        return scores
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators for a block, and put their state back afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with _sampling_lock, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

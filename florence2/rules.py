@@ -1,0 +1,106 @@
+"""What a checkpoint's settings forbid or force at each step, as transformers applies it and in its order.
+
+The rules are transformers' own logits processors, except that against repeated n-grams: theirs walks over
+Python lists, once per token and answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+"""``(input_ids [N, L], scores [N, V])`` to scores ``[N, V]``."""
+
+
+class NoRepeatNGrams(LogitsProcessor):
+    """No sequence of ``size`` tokens twice in an answer, the start token included."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        size, length = self.size, input_ids.shape[1]
+        if length + 1 <= size:
+            return scores
+        windows = input_ids.unfold(1, size, 1)  # [N, L - size + 1, size]
+        ending = input_ids[:, None, length - size + 1 :]  # the start of an n-gram: what would complete it?
+        repeated = (windows[..., :-1] == ending).all(dim=-1)
+        bound = torch.where(repeated, -torch.inf, torch.inf).to(scores.dtype)
+        return scores.scatter_reduce(1, windows[..., -1], bound, reduce="amin")
+
+
+def rules_of(config: GenerationConfig, device: torch.device | str) -> list[Rule]:
+    """The rules of ``config``, whose ``max_new_tokens`` is set, for answers that begin with one token.
+
+    Sources: ``GenerationMixin._get_logits_processor`` of transformers 4.50 to 5.23.
+    """
+    eos = config.eos_token_id
+    eos_list = [eos] if isinstance(eos, int) else list(eos or [])
+    rules: list[Rule] = []
+    if config.repetition_penalty not in (None, 1.0):
+        rules.append(transformers.RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+    if config.no_repeat_ngram_size:
+        rules.append(NoRepeatNGrams(config.no_repeat_ngram_size))
+    if config.bad_words_ids:
+        rules.append(transformers.NoBadWordsLogitsProcessor(config.bad_words_ids, eos_token_id=eos_list))
+    if config.min_new_tokens and eos_list:
+        rules.append(
+            transformers.MinNewTokensLengthLogitsProcessor(1, config.min_new_tokens, eos_list, device=device)
+        )
+    if config.forced_bos_token_id is not None:
+        rules.append(transformers.ForcedBOSTokenLogitsProcessor(config.forced_bos_token_id))
+    if config.forced_eos_token_id is not None:
+        rules.append(
+            transformers.ForcedEOSTokenLogitsProcessor(
+                config.max_new_tokens + 1, config.forced_eos_token_id, device=device
+            )
+        )
+    if config.remove_invalid_values:
+        rules.append(transformers.InfNanRemoveLogitsProcessor())
+    if config.exponential_decay_length_penalty is not None:
+        rules.append(
+            transformers.ExponentialDecayLengthPenalty(config.exponential_decay_length_penalty, eos_list, 1)
+        )
+    if config.suppress_tokens:
+        rules.append(transformers.SuppressTokensLogitsProcessor(config.suppress_tokens, device=device))
+    if config.begin_suppress_tokens:
+        begin = 1 if config.forced_bos_token_id is None else 2
+        rules.append(
+            transformers.SuppressTokensAtBeginLogitsProcessor(
+                config.begin_suppress_tokens, begin, device=device
+            )
+        )
+    if config.do_sample:
+        rules += _sampling_rules(config, len(eos_list), device)
+    if config.renormalize_logits:
+        rules.append(transformers.LogitNormalization())
+    return rules
+
+
+def _sampling_rules(config: GenerationConfig, ends: int, device: torch.device | str) -> list[Rule]:
+    # Beams need tokens to go on with: as many candidates are kept as beams can end at, and one more.
+    keep = ends + 1 if config.num_beams > 1 else 1
+    rules: list[Rule] = []
+    if config.temperature not in (None, 1.0):
+        rules.append(transformers.TemperatureLogitsWarper(config.temperature))
+    top_k = 50 if config.top_k is None else config.top_k  # transformers' default, whatever the release
+    if top_k:
+        rules.append(transformers.TopKLogitsWarper(top_k, min_tokens_to_keep=keep))
+    if config.top_p is not None and config.top_p < 1.0:
+        rules.append(transformers.TopPLogitsWarper(config.top_p, min_tokens_to_keep=keep))
+    if config.min_p is not None:
+        rules.append(transformers.MinPLogitsWarper(config.min_p, min_tokens_to_keep=keep))
+    if config.typical_p is not None and config.typical_p < 1.0:
+        rules.append(transformers.TypicalLogitsWarper(config.typical_p, min_tokens_to_keep=keep))
+    if config.epsilon_cutoff is not None and 0.0 < config.epsilon_cutoff < 1.0:
+        rules.append(transformers.EpsilonLogitsWarper(config.epsilon_cutoff, min_tokens_to_keep=keep))
+    if config.eta_cutoff is not None and 0.0 < config.eta_cutoff < 1.0:
+        rules.append(
+            transformers.EtaLogitsWarper(config.eta_cutoff, min_tokens_to_keep=keep, device=str(device))
+        )
+    return rules

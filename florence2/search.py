@@ -1,0 +1,304 @@
+"""From scores to answers: greedy, sampling, beam search, for a batch of pairs at once.
+
+The arithmetic of beam search is that of transformers' ``GenerationMixin._beam_search`` (since 4.54), step by
+step, so that answers are equal to the token. Every pair is on its own: what it answers does not depend on
+what else is in the batch, and it leaves the batch when it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .decoder import Decoder, DecoderState
+from .rules import Rule
+
+_NEVER = -1.0e9  # the score of what must not be chosen, as in transformers
+_CHECK_EVERY = (
+    8  # steps on a device between two questions whether somebody is done, each of which waits for it
+)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What a search needs to know, with nothing left open."""
+
+    num_beams: int
+    max_new_tokens: int
+    start_token_id: int
+    end_token_ids: tuple[int, ...]
+    pad_token_id: int
+    do_sample: bool = False
+    early_stopping: bool | Literal["never"] = False
+    length_penalty: float = 1.0
+    output_scores: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """One answer: token ids with the start token first and the end token last, if it came to one."""
+
+    token_ids: list[int]
+    sequence_score: float | None = None
+    token_scores: list[float] | None = None  # one per token after the start token
+
+
+def search(
+    decoder: Decoder,
+    states: Tensor,
+    mask: Tensor,
+    settings: SearchSettings,
+    rules: Sequence[Rule],
+    generators: Sequence[torch.Generator] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> list[Found]:
+    """Answer a batch of pairs.
+
+    Args:
+        states: ``encoder_hidden_states`` ``[P, S, d_model]``
+        mask: 1 at states that count, 0 at padding, ``[P, S]`` int64
+        rules: applied to the scores of each step, in order.
+        generators: one per pair, for sampling.
+        on_step: called before each step with the number of tokens so far; it may raise to cancel.
+    """
+    pairs = states.shape[0]
+    state = decoder.start(states, mask, settings.num_beams)
+    kind = _Beams if settings.num_beams > 1 else _Single
+    answers = kind(settings, rules, pairs, states.device, generators)
+    places = list(range(pairs))  # where in the result each pair of the batch belongs
+    found: list[Found | None] = [None] * pairs
+    every = 1 if states.device.type == "cpu" else _CHECK_EVERY
+    while True:
+        if on_step is not None:
+            on_step(answers.length)
+        logits = decoder.step(answers.last_tokens(), state)
+        answers.advance(logits.float(), state)
+        last = answers.length > settings.max_new_tokens
+        if not last and answers.length % every:
+            continue
+        done = [True] * len(places) if last else answers.done.tolist()
+        if not any(done):
+            continue
+        for row, (place, is_done) in enumerate(zip(places, done, strict=True)):
+            if is_done:
+                found[place] = answers.answer(row)
+        left = [row for row, is_done in enumerate(done) if not is_done]
+        if not left:
+            return [answer for answer in found if answer is not None]
+        places = [places[row] for row in left]
+        kept = torch.tensor(left, device=states.device)
+        state.keep(kept)
+        answers.keep(kept)
+
+
+class _Answers:
+    """The answers of a batch as they grow. ``P`` pairs, ``K`` beams, ``L`` tokens so far, ``V`` words."""
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        rules: Sequence[Rule],
+        pairs: int,
+        device: torch.device,
+        generators: Sequence[torch.Generator] | None,
+    ) -> None:
+        self.settings = settings
+        self.rules = rules
+        self.generators = list(generators or [])
+        beams = settings.num_beams
+        self.tokens = torch.full((pairs, beams, 1), settings.start_token_id, device=device)  # [P, K, L]
+        self.token_scores = torch.zeros(pairs, beams, 0, device=device)  # [P, K, L - 1], if asked for
+        self.ends = torch.tensor(settings.end_token_ids, dtype=torch.int64, device=device)
+        self.done = torch.zeros(pairs, dtype=torch.bool, device=device)
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, the start token included."""
+        return self.tokens.shape[2]
+
+    def last_tokens(self) -> Tensor:
+        """``[P, K]``"""
+        return self.tokens[:, :, -1]
+
+    def advance(self, logits: Tensor, state: DecoderState) -> None:
+        """Choose the next tokens from ``logits`` ``[P, K, V]``, float32."""
+        raise NotImplementedError
+
+    def answer(self, row: int) -> Found:
+        """What pair ``row`` of the batch answers."""
+        raise NotImplementedError
+
+    def keep(self, pairs: Tensor) -> None:
+        """Go on with these pairs only."""
+        self.tokens, self.token_scores, self.done = (
+            self.tokens[pairs],
+            self.token_scores[pairs],
+            self.done[pairs],
+        )
+        if self.generators:
+            self.generators = [self.generators[row] for row in pairs.tolist()]
+
+    def _obey(self, scores: Tensor) -> Tensor:
+        """``scores`` ``[P, K, V]`` after the rules."""
+        rows = self.tokens.flatten(0, 1)
+        flat = scores.flatten(0, 1)
+        for rule in self.rules:
+            flat = rule(rows, flat)
+        return flat.unflatten(0, scores.shape[:2])
+
+    def _draw(self, scores: Tensor, count: int) -> Tensor:
+        """Draw ``count`` of the ``N`` columns of each row of ``scores`` ``[P, N]``: ``[P, count]`` int64."""
+        chances = functional.softmax(scores, dim=-1)
+        return torch.cat(
+            [
+                torch.multinomial(chances[row : row + 1], count, generator=generator)
+                for row, generator in enumerate(self.generators)
+            ]
+        )
+
+    def _is_end(self, tokens: Tensor) -> Tensor:
+        return torch.isin(tokens, self.ends)
+
+
+class _Single(_Answers):
+    """One answer per pair: the likeliest token each time, or one that is drawn."""
+
+    def advance(self, logits: Tensor, state: DecoderState) -> None:
+        scores = self._obey(logits)[:, 0]  # [P, V]
+        chosen = self._draw(scores, 1) if self.settings.do_sample else scores.argmax(dim=-1, keepdim=True)
+        chosen = torch.where(self.done[:, None], self.settings.pad_token_id, chosen)
+        self.tokens = torch.cat([self.tokens, chosen[:, None]], dim=2)
+        if self.settings.output_scores:
+            score = functional.log_softmax(scores, dim=-1).gather(1, chosen)
+            self.token_scores = torch.cat([self.token_scores, score[:, None]], dim=2)
+        self.done = self.done | self._is_end(chosen[:, 0])
+
+    def answer(self, row: int) -> Found:
+        ids = self.tokens[row, 0].tolist()
+        ends = set(self.settings.end_token_ids)
+        length = next((place for place, token in enumerate(ids) if place and token in ends), len(ids) - 1) + 1
+        if not self.settings.output_scores:
+            return Found(ids[:length])
+        scores = self.token_scores[row, 0, : length - 1].tolist()
+        return Found(ids[:length], sum(scores) / max(1, len(scores)), scores)
+
+
+class _Beams(_Answers):
+    """Several candidates per pair, and the best that have come to an end."""
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        rules: Sequence[Rule],
+        pairs: int,
+        device: torch.device,
+        generators: Sequence[torch.Generator] | None,
+    ) -> None:
+        super().__init__(settings, rules, pairs, device, generators)
+        beams = settings.num_beams
+        # so many candidates that enough are left to go on with if all others end
+        self.candidates = max(2, 1 + len(settings.end_token_ids)) * beams
+        self.scores = torch.zeros(pairs, beams, device=device)  # summed log-probabilities
+        self.scores[:, 1:] = _NEVER  # all beams begin alike: only the first counts
+        self.finished = self.tokens.clone()  # [P, K, L], best first
+        self.finished_token_scores = self.token_scores.clone()
+        self.finished_lengths = torch.ones(pairs, beams, dtype=torch.int64, device=device)
+        self.finished_scores = torch.full((pairs, beams), _NEVER, device=device)
+        self.is_finished = torch.zeros(pairs, beams, dtype=torch.bool, device=device)
+        self.may_improve = torch.ones(pairs, 1, dtype=torch.bool, device=device)
+
+    def advance(self, logits: Tensor, state: DecoderState) -> None:
+        beams, count, words = self.settings.num_beams, self.candidates, logits.shape[-1]
+        log_probs = self._obey(functional.log_softmax(logits, dim=-1))  # [P, K, V]
+        totals = (log_probs + self.scores[:, :, None]).flatten(1)  # [P, K * V]
+        if self.settings.do_sample:
+            chosen = self._draw(totals, count)
+            top_scores = totals.gather(1, chosen)
+        else:
+            top_scores, chosen = totals.topk(count)
+        origin, token = chosen // words, chosen % words  # [P, C] each
+        top_tokens = _extend(_take(self.tokens, origin), token)
+        top_token_scores = _take(self.token_scores, origin)
+        if self.settings.output_scores:
+            top_token_scores = _extend(top_token_scores, log_probs.flatten(1).gather(1, chosen))
+        length = self.length + 1
+        ended = self._is_end(token) | (length > self.settings.max_new_tokens)
+
+        running_scores = top_scores + ended.float() * _NEVER
+        kept = running_scores.topk(beams).indices  # [P, K]
+        state.reorder(origin.gather(1, kept))
+        self._finish(top_tokens, top_token_scores, top_scores, ended, length)
+        self.tokens = _take(top_tokens, kept)
+        self.token_scores = _take(top_token_scores, kept)
+        self.scores = running_scores.gather(1, kept)
+        self._judge(ended, length)
+
+    def _finish(
+        self, tokens: Tensor, token_scores: Tensor, scores: Tensor, ended: Tensor, length: int
+    ) -> None:
+        """Put the candidates that have just ended among the finished, if they are better."""
+        beams = self.settings.num_beams
+        ended = ended & (torch.arange(self.candidates, device=ended.device) < beams)  # the rest is a reserve
+        scores = scores / ((length - 1) ** self.settings.length_penalty)
+        if self.settings.early_stopping is True:
+            scores = scores + self.is_finished.all(dim=1, keepdim=True).float() * _NEVER
+        scores = scores + (~self.may_improve).float() * _NEVER
+        scores = scores + (~ended).float() * _NEVER
+        merged = torch.cat([self.finished_scores, scores], dim=1)
+        best = merged.topk(beams).indices
+        self.finished_scores = merged.gather(1, best)
+        self.is_finished = torch.cat([self.is_finished, ended], dim=1).gather(1, best)
+        lengths = torch.full_like(scores, length, dtype=torch.int64)
+        self.finished_lengths = torch.cat([self.finished_lengths, lengths], dim=1).gather(1, best)
+        padded = functional.pad(self.finished, (0, 1), value=self.settings.pad_token_id)
+        self.finished = _take(torch.cat([padded, tokens], dim=1), best)
+        if self.settings.output_scores:
+            padded_scores = functional.pad(self.finished_token_scores, (0, 1))
+            self.finished_token_scores = _take(torch.cat([padded_scores, token_scores], dim=1), best)
+
+    def _judge(self, ended: Tensor, length: int) -> None:
+        """Whether the running beams of a pair may still beat its finished ones."""
+        penalty = self.settings.length_penalty
+        forever = self.settings.early_stopping == "never" and penalty > 0.0
+        hoped_for = self.settings.max_new_tokens if forever else length - 1
+        best = self.scores[:, :1] / (hoped_for**penalty)
+        worst = torch.where(self.is_finished, self.finished_scores.amin(dim=1, keepdim=True), _NEVER)
+        self.may_improve = self.may_improve & (best > worst).any(dim=1, keepdim=True)
+        stopped = ~self.may_improve[:, 0] | ended.all(dim=1)
+        if self.settings.early_stopping is True:
+            stopped = stopped | self.is_finished.all(dim=1)
+        self.done = self.done | stopped
+
+    def answer(self, row: int) -> Found:
+        length = int(self.finished_lengths[row, 0])
+        ids = self.finished[row, 0, :length].tolist()
+        if not self.settings.output_scores:
+            return Found(ids)
+        return Found(
+            ids,
+            float(self.finished_scores[row, 0]),
+            self.finished_token_scores[row, 0, : length - 1].tolist(),
+        )
+
+    def keep(self, pairs: Tensor) -> None:
+        super().keep(pairs)
+        for name in (
+            "scores", "finished", "finished_token_scores", "finished_lengths", "finished_scores",
+            "is_finished", "may_improve",
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name)[pairs])
+
+
+def _take(values: Tensor, rows: Tensor) -> Tensor:
+    """Rows ``[P, R]`` of ``values`` ``[P, K, ...]``: ``[P, R, ...]``."""
+    return values.gather(1, rows[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def _extend(values: Tensor, last: Tensor) -> Tensor:
+    """``values`` ``[P, R, L]`` with ``last`` ``[P, R]`` behind."""
+    return torch.cat([values, last[:, :, None]], dim=2)
