@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 from ..florence2 import GenerationOptions
+from ..models_cache import DEFAULT_MODEL
 from .errors import ImageError, InstructionError
 from .features import FeatureCache, image_key, shared_feature_cache
 from .images import DEFAULT_BACKGROUND, Background, open_image, parse_background
@@ -30,7 +31,6 @@ ImageSource = Union[str, "os.PathLike[str]", bytes, BinaryIO, "Image", "numpy.nd
 
 StepCallback = Callable[[int], None]
 
-DEFAULT_MODEL = "Florence-2-base-PromptGen-v2.0"
 DEFAULT_INSTRUCTION = "GENERATE_TAGS"
 
 logger = logging.getLogger(__name__)

@@ -64,9 +64,7 @@ def generation_config(
     if merged.get("num_beams", 1) == 1:
         for name in ("early_stopping", "length_penalty"):
             merged.pop(name, None)
-    return GenerationConfig(
-        **merged, use_cache=True, return_dict_in_generate=True, output_scores=options.output_scores
-    )
+    return GenerationConfig(**merged)
 
 
 def generate(

@@ -8,7 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .catalogue import CatalogueError, CheckpointEntry, catalogue, find_entry, user_catalogue_path
+from .catalogue import (
+    DEFAULT_MODEL,
+    CatalogueError,
+    CheckpointEntry,
+    catalogue,
+    find_entry,
+    user_catalogue_path,
+)
 from .errors import DamagedCheckpointError, DownloadError, ModelFilesError, ModelNotFoundError, Problem
 
 if TYPE_CHECKING:
@@ -48,6 +55,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "DEFAULT_MODEL",
     "CatalogueError",
     "CheckpointEntry",
     "DamagedCheckpointError",

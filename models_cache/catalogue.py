@@ -16,6 +16,9 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MODEL = "Florence-2-base-PromptGen-v2.0"
+"""What is used where nobody chooses."""
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 _CAPTIONS = ("CAPTION", "DETAILED_CAPTION", "MORE_DETAILED_CAPTION")

@@ -159,9 +159,7 @@ class ModelManager:
         names = None if model is None else _names(model)
         with self._condition:
             slots = [slot for slot in self._slots.values() if names is None or slot.is_called(names)]
-            for slot in slots:
-                slot.unwanted = True
-            free = self._take(slots)
+            free = self._dismiss(slots)
         return self._let_go(free)
 
     def release(self, model: LoadedModel) -> int:
@@ -173,9 +171,7 @@ class ModelManager:
         """
         with self._condition:
             slots = [slot for slot in self._slots.values() if slot.model is model]
-            for slot in slots:
-                slot.unwanted = True
-            free = self._take(slots)
+            free = self._dismiss(slots)
         return self._let_go(free)
 
     def loaded(self) -> list[LoadedInfo]:
@@ -317,6 +313,12 @@ class ModelManager:
         self._condition.notify_all()  # the timer may have nothing left to wait for
         return free
 
+    def _dismiss(self, slots: list[_Slot]) -> list[_Slot]:
+        """Take out those of ``slots`` that nobody uses, and see that the others go when they are free."""
+        for slot in slots:
+            slot.unwanted = True
+        return self._take(slots)
+
     def _take_outdated(self, key: _Key) -> list[_Slot]:
         """Take out what was loaded from the same folder before its files changed."""
         outdated = [
@@ -324,9 +326,7 @@ class ModelManager:
             for slot in self._slots.values()
             if slot.key.folder == key.folder and slot.key.fingerprint != key.fingerprint
         ]
-        for slot in outdated:
-            slot.unwanted = True
-        return self._take(outdated)
+        return self._dismiss(outdated)
 
     def _take_for(self, needed: int) -> list[_Slot]:
         """Take out what was not used for longest, until ``needed`` more bytes fit the budget."""

@@ -12,6 +12,7 @@ from .inputs import (
     CATEGORY,
     checkpoint_input,
     generation_inputs,
+    headed,
     image_input,
     model_input,
     require_texts,
@@ -213,8 +214,8 @@ class PromptGenCaptions(io.ComfyNode):
         results = caption_all(work)
         texts = {name: [answers[place].text for answers in results] for place, name in enumerate(wanted)}
         together = [
-            "\n\n".join(f"[{name.replace('_', ' ')}]\n{texts[name][index]}" for name in wanted)
-            for index in range(len(results))
+            headed({name: answer.text for name, answer in zip(wanted, answers, strict=True)})
+            for answers in results
         ]
         return io.NodeOutput(
             *(texts[name] if name in texts else _blocker(name) for name in ANSWERS), ui=shown(together)

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_CHECKPOINT = "Florence-2-base-PromptGen-v2.0"
-
 # Where node packs keep Florence-2 checkpoints, each in a folder of its own. Downloads go to the first.
 _FOLDER_KEYS = ("LLM", "florence2")
 
@@ -41,9 +39,6 @@ _FOLDER_KEYS = ("LLM", "florence2")
 # the large model holds 4 x 256 channels on a grid of a quarter of the picture's sides, several times over.
 _ACTIVATIONS_PER_PIXEL = 256
 _LARGEST_BATCH = 16
-
-
-_told: set[str] = set()
 
 
 # Folders ----------------------------------------------------------------------------------
@@ -65,10 +60,13 @@ def checkpoint_names() -> list[str]:
         known = list(models_cache.catalogue())
     except models_cache.CatalogueError as error:
         known = []  # the nodes must still appear; running one raises this error
-        if str(error) not in _told:
-            _told.add(str(error))
-            logger.error("%s The checkpoint menus lack the catalogue until it is mended.", error)
-    return list(dict.fromkeys([DEFAULT_CHECKPOINT, *known, *local]))
+        _tell_once(f"{error} The checkpoint menus lack the catalogue until it is mended.")
+    return list(dict.fromkeys([models_cache.DEFAULT_MODEL, *known, *local]))
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    logger.error("%s", message)
 
 
 def _is_supported(folder: Path) -> bool:
@@ -117,8 +115,11 @@ def _require_offered(checkpoint: str) -> None:
     Raises:
         ModelNotFoundError: neither in the catalogue nor in the model folders.
     """
+    use_model_folders()
+    if models_cache.find_entry(checkpoint) is not None:
+        return  # without looking through the model folders, which is for menus
     offered = checkpoint_names()
-    if checkpoint in offered or models_cache.find_entry(checkpoint) is not None:
+    if checkpoint in offered:
         return
     folders = ", ".join(str(folder) for folder in models_cache.search_folders())
     raise models_cache.ModelNotFoundError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from .. import models_cache
 from . import host
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def checkpoint_input() -> Any:
     return io.Combo.Input(
         "checkpoint",
         options=host.checkpoint_names(),
-        default=host.DEFAULT_CHECKPOINT,
+        default=models_cache.DEFAULT_MODEL,
         tooltip="Which model to use. It is downloaded at first use, to models/LLM. Folders there and in "
         "models/florence2 are offered as well; 'demo' comes with the pack and only knows drawn shapes.",
     )
@@ -165,6 +166,11 @@ def no_images() -> ValueError:
     return ValueError(
         "The list of images is empty, there is nothing to caption. Look at the node that makes it."
     )
+
+
+def headed(parts: Mapping[str, str]) -> str:
+    """Several texts as one, each under its name."""
+    return "\n\n".join(f"[{name.replace('_', ' ')}]\n{text}" for name, text in parts.items())
 
 
 def shown(texts: Iterable[str]) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import captioning
-from .inputs import CATEGORY, require_texts, shown, tag_inputs, text_output
+from .inputs import CATEGORY, headed, require_texts, shown, tag_inputs, text_output
 
 # The fields with a switch: those that other packs' analyzers have. "All" gives the rest as well.
 FIELDS = tuple(field for field in captioning.ANALYSIS_FIELDS if field != "image_composition")
@@ -47,7 +47,7 @@ class PromptGenSplitCaption(io.ComfyNode):
         require_texts(caption=caption)
         parts = captioning.split_mixed(caption)
         named = {"prose": parts.prose, "tags": parts.tags, "analysis": parts.analysis}
-        text = "\n\n".join(f"[{name}]\n{part}" for name, part in named.items() if part)
+        text = headed({name: part for name, part in named.items() if part})
         return io.NodeOutput(*named.values(), ui=shown([text]))
 
 

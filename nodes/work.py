@@ -20,6 +20,7 @@ from ..captioning import (
     Tags,
     join_tags,
 )
+from ..models_cache import DEFAULT_MODEL
 from . import host
 from .inputs import frames, no_images, require_texts
 from .model import ModelChoice
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class CaptionSettings:
     """Everything but the picture. The defaults are those of the nodes."""
 
-    checkpoint: str = host.DEFAULT_CHECKPOINT
+    checkpoint: str = DEFAULT_MODEL
     model: ModelChoice | None = None
     num_beams: int = 3
     max_new_tokens: int = 1024

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .browser import Editor, open_browser, open_editor
 from .comfyui_host import Checkout, Host, UnavailableError, find_checkouts, start_host
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,6 +49,20 @@ def host(comfyui_checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -
         comfyui_checkout, tmp_path_factory.mktemp(f"comfyui-{comfyui_checkout.version}")
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium, for all tests of a file."""
+    with open_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def editor(browser: Browser, host: Host) -> Iterator[Editor]:
+    """A page of it that shows ``host``."""
+    with open_editor(browser, host) as opened:
+        yield opened
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .browser import Editor, open_browser, open_editor, workflow
+from .browser import Editor, open_editor, workflow
 from .comfyui_host import Host
 from .helpers_dev import ROOT
 from .test_replacements import ANALYZER, FLUX, TAGGER, WIDGETS
@@ -32,12 +32,6 @@ LABELS = """() => Object.fromEntries(
             outputs: node.outputs.map((output) => output.localized_name),
         }];
     }))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as running:
-        yield running
 
 
 @pytest.mark.parametrize("language", ["zh", "ja", "en"])

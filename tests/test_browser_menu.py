@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .browser import Editor, open_browser, open_editor, workflow
+from .browser import Editor, workflow
 from .comfyui_host import Entry, Host
 from .helpers_dev import ROOT
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    pass
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 LABEL = "Caption with PromptGen"
 TAGGER, LOADER, BATCH, PREVIEW = 1, 11, 40, 41
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as running:
-        yield running
-
-
-@pytest.fixture
-def editor(browser: Browser, host: Host) -> Iterator[Editor]:
-    with open_editor(browser, host) as opened:
-        yield opened
 
 
 @pytest.fixture

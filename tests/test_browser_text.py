@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .browser import Editor, open_browser, open_editor, workflow
+from .browser import Editor, open_editor, workflow
 from .comfyui_host import Host
 from .helpers_dev import ROOT
 
@@ -17,18 +16,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 EXAMPLES = ROOT / "examples"
 TAGGER, LOADER = 1, 11
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as running:
-        yield running
-
-
-@pytest.fixture
-def editor(browser: Browser, host: Host) -> Iterator[Editor]:
-    with open_editor(browser, host) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from .browser import open_browser, open_editor
+from .browser import open_editor
 from .comfyui_host import Host
 from .helpers_dev import ROOT
 
@@ -60,12 +59,6 @@ def test_pictures_of_the_documentation_are_pictures_and_small() -> None:
             picture.load()
             assert min(picture.size) >= 200, path
         assert path.stat().st_size <= 150 * KILOBYTE, path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as running:
-        yield running
 
 
 @pytest.mark.comfyui

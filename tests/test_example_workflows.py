@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from .browser import Editor, open_browser, open_editor
+from .browser import Editor, open_editor
 from .comfyui_host import Checkout, Entry, Host, start_host
 from .helpers_dev import ROOT
 
@@ -68,12 +68,6 @@ def command_line() -> Answers:
         return {record["instruction"]: record for record in json.loads(done.stdout)}
 
     return ask
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as running:
-        yield running
 
 
 @pytest.fixture
