@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from promptgen.florence2.decoder import Decoder, project
+from promptgen.florence2.decoder import Decoder
+from promptgen.florence2.products import project
 from promptgen.florence2.rules import NoRepeatNGrams, rules_of
 from promptgen.florence2.search import Found, SearchSettings, search
 from transformers import (
