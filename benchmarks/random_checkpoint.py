@@ -25,16 +25,24 @@ from ..florence2.loading import original_state_dict, translate
 from ..florence2.network import Florence2Network
 from ..florence2.text_processing import FLORENCE2_TOKENS
 
-# As microsoft/Florence-2-base and -large state them.
-SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "base": (
-        {"dim_embed": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32), "depths": (1, 1, 9, 1)},
-        {"d_model": 768, "layers": 6, "heads": 12, "ffn": 3072},
-    ),
-    "large": (
-        {"dim_embed": (256, 512, 1024, 2048), "num_heads": (8, 16, 32, 64), "depths": (1, 1, 9, 1)},
-        {"d_model": 1024, "layers": 12, "heads": 16, "ffn": 4096},
-    ),
+# What make_config takes. Base and large are as microsoft/Florence-2-base and -large state them; tiny is for
+# trying things out.
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {
+        "vision": {"dim_embed": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32), "depths": (1, 1, 9, 1)},
+        "text": {"d_model": 768, "layers": 6, "heads": 12, "ffn": 3072},
+    },
+    "large": {
+        "vision": {"dim_embed": (256, 512, 1024, 2048), "num_heads": (8, 16, 32, 64), "depths": (1, 1, 9, 1)},
+        "text": {"d_model": 1024, "layers": 12, "heads": 16, "ffn": 4096},
+    },
+    "tiny": {
+        "vision": {"dim_embed": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4), "depths": (1, 1, 1, 1)},
+        "text": {"d_model": 64, "layers": 2, "heads": 4, "ffn": 128},
+        "vocab_size": 1400,
+        "image_size": 160,
+        "window_size": 5,
+    },
 }
 VOCABULARY = 51_289
 
@@ -238,7 +246,7 @@ def main() -> None:
     parser.add_argument("--format", choices=("original", "converted"), default="original")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    network = random_network(make_config(*SIZES[arguments.size]), arguments.seed)
+    network = random_network(make_config(**SIZES[arguments.size]), arguments.seed)
     write_checkpoint(arguments.folder, network, dtype=arguments.dtype, form=arguments.format)
     print(arguments.folder)
 
