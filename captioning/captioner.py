@@ -5,33 +5,35 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any
 
 from ..florence2 import GenerationOptions
 from ..models_cache import DEFAULT_MODEL
-from .errors import ImageError, InstructionError
-from .features import FeatureCache, image_key, shared_feature_cache
-from .images import DEFAULT_BACKGROUND, Background, open_image, parse_background
-from .instructions import Instruction, build_prompt, check_text_input, find_instructions
+from .features import FeatureCache, shared_feature_cache
+from .images import DEFAULT_BACKGROUND, Background, ImageSource, parse_background
+from .instructions import Instruction, check_text_input, find_instructions
+from .pictures import Picture, PictureReader
+from .read_ahead import MOST_THREADS, ReadAhead
 from .results import Result, parse_answer
 from .tags import TagOptions
 
 if TYPE_CHECKING:
-    import numpy
-    from PIL.Image import Image
     from torch import Tensor
 
-    from ..models_cache import CheckpointEntry, ModelManager
-    from ..models_cache.families import LoadedModel
-
-ImageSource = Union[str, "os.PathLike[str]", bytes, BinaryIO, "Image", "numpy.ndarray"]
-"""A path, the bytes of an image file, an open file, a Pillow image or an array ``[H, W, C]``."""
+    from ..models_cache import CheckpointEntry, LoadedModel, ModelManager
 
 StepCallback = Callable[[int], None]
 
 DEFAULT_INSTRUCTION = "GENERATE_TAGS"
+
+# The most that is computed together unless the user says otherwise, by the device's type. Beyond it a batch
+# is hardly faster, but larger, later to come and slower to cancel.
+_MOST_PICTURES = {"cuda": 16, "cpu": 1}
+_MOST_PICTURES_ELSEWHERE = 4
+_MOST_ANSWERS = {"cuda": 64, "cpu": 8}
+_MOST_ANSWERS_ELSEWHERE = 16
 
 logger = logging.getLogger(__name__)
 
@@ -60,18 +62,6 @@ class ImageResult:
         return self.error is None
 
 
-@dataclass
-class _Picture:
-    """A picture on its way through a batch."""
-
-    name: str
-    size: tuple[int, int]  # width and height in pixels, after EXIF rotation
-    prompts: list[str]
-    key: tuple[str, str, str]
-    features: Tensor | None = None  # [N, d_model]
-    results: list[Result] = field(default_factory=list)
-
-
 class Captioner:
     """Captions pictures with one checkpoint. Cheap to make; the model is loaded at first use and shared.
 
@@ -81,8 +71,9 @@ class Captioner:
         dtype: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
         manager: where models live; the process's shared one by default.
         feature_cache: where image features live; the process's shared one by default.
-        batch_size: (picture, instruction) pairs that are decoded together; by default 16 on a GPU and 4 on
-            the CPU. It does not change any answer.
+        batch_size: the most answers, one per picture and instruction, that are decoded together. By default
+            as many as the device's free memory takes, up to 64 on CUDA, 16 on MPS and 8 on a CPU. When memory
+            runs out it is halved, with a warning. It does not change any answer.
 
     Raises:
         ValueError: ``batch_size`` is below 1.
@@ -131,7 +122,10 @@ class Captioner:
     ) -> Iterator[ImageResult]:
         """Like :meth:`caption`, yielding each picture's result as soon as it is there.
 
-        ``images`` may be an endless iterator: a batch of it is held at a time.
+        ``images`` may be an endless iterator: two batches of it are held at a time. It is asked by the thread
+        that asks for results, for a batch beyond the one that is worked on (but for the first, whose results
+        wait for nothing), so that worker threads read those pictures meanwhile; what it gave must stay as it
+        is until its result is there. If it fails, what it gave before is answered first.
 
         Args:
             images: one picture or many; see :data:`ImageSource`.
@@ -145,6 +139,7 @@ class Captioner:
             ModelFilesError: the checkpoint is not there and cannot be had.
             CheckpointError: the checkpoint cannot be loaded.
             ValueError: an option that the checkpoint does not allow.
+            OutOfMemoryError: torch's; the device has not enough memory for one picture.
         """
         table = find_instructions(instructions)
         options = options or CaptionOptions()
@@ -154,120 +149,23 @@ class Captioner:
         parse_background(options.background)
         for instruction in table:
             self._warn_if_unknown(instruction, entry)
-        return self._run(_named(images), table, options, entry, on_step)
+        pictures: ReadAhead[ImageSource, Any] = ReadAhead(_named(images))
+        run = _Run(self._features, tuple(table), options, _prompts_of(entry), self.batch_size, on_step)
+        waits = hasattr(images, "__next__")  # an iterator may take its time, a list does not
+        return self._run(run, pictures, waits)
 
     def _run(
-        self,
-        images: Iterator[tuple[str, ImageSource]],
-        instructions: Sequence[Instruction],
-        options: CaptionOptions,
-        entry: CheckpointEntry | None,
-        on_step: StepCallback | None,
+        self, run: _Run, pictures: ReadAhead[ImageSource, Any], first_alone: bool
     ) -> Iterator[ImageResult]:
+        """Read and answer all pictures, a batch at a time, holding the model for no longer than a batch."""
         manager = self._manager or _shared_manager()
-        # The first batch is opened once the model is there, since its size depends on the device.
-        while first := next(images, None):
-            with manager.acquire(self.model, device=self.device, dtype=self.dtype) as model:
-                pairs = self.batch_size or (4 if model.device.type == "cpu" else 16)
-                group = [first, *islice(images, max(1, pairs // len(instructions)) - 1)]
-                results = self._caption_group(model, group, instructions, options, entry, pairs, on_step)
-            yield from results
-
-    def _caption_group(
-        self,
-        model: LoadedModel,
-        group: list[tuple[str, ImageSource]],
-        instructions: Sequence[Instruction],
-        options: CaptionOptions,
-        entry: CheckpointEntry | None,
-        pairs: int,
-        on_step: StepCallback | None,
-    ) -> list[ImageResult]:
-        """Open, encode and answer a few pictures; ``pairs`` is how many answers are decoded together."""
-        pictures: list[_Picture | ImageResult] = []
-        missing: dict[tuple[str, str, str], Tensor] = {}  # pixel values of what is not in the cache
-        for name, source in group:
-            try:
-                image = open_image(source, background=options.background)
-                prompts = [
-                    build_prompt(instruction, options.text_input, _prompts_of(entry), image_size=image.size)
-                    for instruction in instructions
-                ]
-            except (ImageError, InstructionError) as error:
-                pictures.append(ImageResult(name, error=str(error), exception=_without_tracebacks(error)))
-                continue
-            key = (model.identity, str(model.dtype), image_key(image))
-            picture = _Picture(name, image.size, prompts, key, self._features.get(key))
-            if picture.features is None and key not in missing:
-                missing[key] = model.preprocess([image])[0]
-            pictures.append(picture)
-
-        encoded = self._encode(model, missing, pairs, on_step)
-        readable = [picture for picture in pictures if isinstance(picture, _Picture)]
-        for picture in readable:
-            if picture.features is None:
-                picture.features = encoded[picture.key]
-        self._answer(model, readable, instructions, options, pairs, on_step)
-        return [
-            picture if isinstance(picture, ImageResult) else ImageResult(picture.name, tuple(picture.results))
-            for picture in pictures
-        ]
-
-    def _encode(
-        self,
-        model: LoadedModel,
-        missing: dict[tuple[str, str, str], Tensor],
-        batch_size: int,
-        on_step: StepCallback | None,
-    ) -> dict[tuple[str, str, str], Tensor]:
-        """Image features ``[N, d_model]`` of pictures that no cache knew, and put them there."""
-        import torch
-
-        encoded = {}
-        if model.device.type == "cpu":  # where a batch is no faster, only larger and slower to cancel
-            batch_size = 1
-        keys = list(missing)
-        for start in range(0, len(keys), batch_size):
-            part = keys[start : start + batch_size]
-            features = model.encode_images(torch.stack([missing.pop(key) for key in part]), on_step)
-            for key, row in zip(part, features, strict=True):
-                encoded[key] = row
-                self._features.put(key, row)
-        return encoded
-
-    def _answer(
-        self,
-        model: LoadedModel,
-        pictures: list[_Picture],
-        instructions: Sequence[Instruction],
-        options: CaptionOptions,
-        pairs: int,
-        on_step: StepCallback | None,
-    ) -> None:
-        """Decode all (picture, instruction) pairs, so many together, into ``picture.results``."""
-        import torch
-
-        work = [
-            (picture, instruction, prompt)
-            for picture in pictures
-            for instruction, prompt in zip(instructions, picture.prompts, strict=True)
-        ]
-        for start in range(0, len(work), pairs):
-            part = work[start : start + pairs]
-            features = torch.stack([_features(picture).to(model.device) for picture, _, _ in part])
-            answers = model.generate(
-                features, [prompt for _, _, prompt in part], options.generation, on_step=on_step
-            )
-            for (picture, instruction, _), answer in zip(part, answers, strict=True):
-                picture.results.append(
-                    parse_answer(
-                        instruction,
-                        answer.text,
-                        image_size=picture.size,
-                        truncated=answer.truncated,
-                        tag_options=options.tags,
-                    )
-                )
+        ahead = not first_alone
+        with closing(pictures):
+            while pictures.more():
+                with manager.acquire(self.model, device=self.device, dtype=self.dtype) as model:
+                    results = run.answer_next(model, pictures, ahead)
+                yield from results
+                ahead = True
 
     def _find_entry(self) -> CheckpointEntry | None:
         from ..models_cache import entry_of
@@ -284,19 +182,129 @@ class Captioner:
         )  # fmt: skip
 
 
-def _features(picture: _Picture) -> Tensor:
-    if picture.features is None:
-        raise RuntimeError(f"{picture.name} was not encoded.")
-    return picture.features
+class _Run:
+    """All that stays the same from batch to batch, and what was learnt about the memory."""
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        instructions: tuple[Instruction, ...],
+        options: CaptionOptions,
+        prompts: dict[str, str],
+        batch_size: int | None,
+        on_step: StepCallback | None,
+    ) -> None:
+        from .batches import BackOff
+
+        self._cache = cache
+        self._instructions = instructions
+        self._options = options
+        self._prompts = prompts
+        self._batch_size = batch_size
+        self._on_step = on_step
+        self._pictures = BackOff("pictures")
+        self._answers = BackOff("answers")
+
+    def answer_next(
+        self, model: LoadedModel, pictures: ReadAhead[ImageSource, Any], ahead: bool
+    ) -> list[ImageResult]:
+        """Take and answer a batch of ``pictures``; with ``ahead`` the next one is read meanwhile."""
+        options = self._options
+        reader = PictureReader(
+            model.image_processor, self._instructions, self._prompts, options.text_input, options.background
+        )
+        answers = self._answers_at_a_time(model)
+        count = max(1, answers // len(self._instructions))
+        # A CPU has enough to do: one thread is always in time, more would take its cores.
+        threads = 1 if model.device.type == "cpu" else MOST_THREADS
+        group = pictures.take(count, count if ahead else 0, reader, threads)
+
+        readable = [picture for _, picture in group if isinstance(picture, Picture)]
+        features = self._encode(model, readable)
+        results = iter(self._answer(model, readable, features, answers))
+        done = []
+        for name, picture in group:
+            if isinstance(picture, Picture):
+                done.append(ImageResult(name, tuple(next(results) for _ in self._instructions)))
+            else:
+                done.append(ImageResult(name, error=str(picture), exception=picture))
+        return done
+
+    def _answers_at_a_time(self, model: LoadedModel) -> int:
+        from .batches import fitting
+
+        if self._batch_size is not None:
+            return self._answers.limit(self._batch_size)
+        most = _MOST_ANSWERS.get(model.device.type, _MOST_ANSWERS_ELSEWHERE)
+        each = model.generating_bytes(1, self._options.generation)
+        return self._answers.limit(fitting(model.device, each, most))
+
+    def _pictures_at_a_time(self, model: LoadedModel) -> int:
+        from .batches import fitting
+
+        most = _MOST_PICTURES.get(model.device.type, _MOST_PICTURES_ELSEWHERE)
+        if self._batch_size is not None:
+            most = min(most, self._batch_size)
+        return fitting(model.device, model.encoding_bytes(1), most)
+
+    def _encode(self, model: LoadedModel, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        """Image features ``[N, d_model]`` on the device, by the key of the picture; new ones are cached."""
+        import torch
+
+        features: dict[str, Tensor] = {}
+        missing: dict[str, Tensor] = {}  # pixels
+        for picture in pictures:
+            if picture.key in features or picture.key in missing:
+                continue
+            cached = self._cache.get(_cache_key(model, picture.key))
+            if cached is None:
+                missing[picture.key] = picture.pixels
+            else:
+                features[picture.key] = cached.to(model.device)
+
+        def encode(pixels: Sequence[Tensor]) -> list[Tensor]:
+            batch = torch.stack(list(pixels)).to(model.device)
+            return list(model.encode_images(model.image_processor.normalise(batch), self._on_step))
+
+        if missing:
+            size = self._pictures_at_a_time(model)
+            rows = self._pictures.run(encode, list(missing.values()), size, model.device)
+            for key, row in zip(missing, rows, strict=True):
+                features[key] = row
+                self._cache.put(_cache_key(model, key), row)
+        return features
+
+    def _answer(
+        self, model: LoadedModel, pictures: Sequence[Picture], features: dict[str, Tensor], size: int
+    ) -> list[Result]:
+        """Decode all (picture, instruction) pairs, ``size`` of them together."""
+        import torch
+
+        def answer(pairs: Sequence[tuple[Picture, Instruction, str]]) -> list[Result]:
+            batch = torch.stack([features[picture.key] for picture, _, _ in pairs])
+            prompts = [prompt for _, _, prompt in pairs]
+            sequences = model.generate(batch, prompts, self._options.generation, on_step=self._on_step)
+            return [
+                parse_answer(
+                    instruction,
+                    sequence.text,
+                    image_size=picture.size,
+                    truncated=sequence.truncated,
+                    tag_options=self._options.tags,
+                )
+                for (picture, instruction, _), sequence in zip(pairs, sequences, strict=True)
+            ]
+
+        pairs = [
+            (picture, instruction, prompt)
+            for picture in pictures
+            for instruction, prompt in zip(self._instructions, picture.prompts, strict=True)
+        ]
+        return self._answers.run(answer, pairs, size, model.device)
 
 
-def _without_tracebacks(error: Exception) -> Exception:
-    """The error for a result that may be kept: the frames of its tracebacks hold the model and the batch."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__context__
-    return error
+def _cache_key(model: LoadedModel, picture_key: str) -> tuple[str, str, str]:
+    return model.identity, str(model.dtype), picture_key
 
 
 def _prompts_of(entry: CheckpointEntry | None) -> dict[str, str]:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from PIL.Image import Image
     from torch import Tensor
 
 DEFAULT_FEATURE_BYTES = 256 * 2**20
@@ -48,9 +47,9 @@ class FeatureCache:
 
     def put(self, key: Hashable, features: Tensor) -> None:
         """Keep a copy of ``features`` ``[N, d_model]`` on the CPU, unless it alone is above the bound."""
-        kept = features.detach().to(device="cpu", copy=True)
-        if kept.nbytes > self.max_bytes:
+        if features.nbytes > self.max_bytes:
             return
+        kept = features.detach().to(device="cpu", copy=True)
         with self._lock:
             replaced = self._features.pop(key, None)
             if replaced is not None:
@@ -84,8 +83,8 @@ def shared_feature_cache() -> FeatureCache:
     return _shared
 
 
-def image_key(image: Image) -> str:
-    """A name for what an RGB picture shows: equal pixels, equal name."""
-    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
-    digest.update(image.tobytes())
+def pixels_key(pixels: Tensor) -> str:
+    """A name for the pixels ``[H, W, 3]`` uint8 that a model gets to see: equal pixels, equal name."""
+    digest = hashlib.blake2b(f"{tuple(pixels.shape)}".encode(), digest_size=16)
+    digest.update(memoryview(pixels.contiguous().numpy()))
     return digest.hexdigest()

@@ -18,7 +18,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 from .errors import ImageError
 
@@ -26,9 +26,20 @@ if TYPE_CHECKING:
     import numpy
     from PIL.Image import Image
 
-__all__ = ["DEFAULT_BACKGROUND", "ImageError", "as_rgb", "image_extensions", "open_image", "parse_background"]
+__all__ = [
+    "DEFAULT_BACKGROUND",
+    "ImageError",
+    "ImageSource",
+    "as_rgb",
+    "image_extensions",
+    "open_image",
+    "parse_background",
+]
 
 Background = str | tuple[int, int, int]
+
+ImageSource = Union[str, "os.PathLike[str]", bytes, BinaryIO, "Image", "numpy.ndarray"]
+"""A path, the bytes of an image file, an open file, a Pillow image or an array ``[H, W, C]``."""
 
 DEFAULT_BACKGROUND = (255, 255, 255)
 
@@ -45,11 +56,7 @@ _DECODING_ERRORS = (
 _UNREADABLE = frozenset([".bufr", ".eps", ".emf", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"])
 
 
-def open_image(
-    source: str | os.PathLike[str] | bytes | BinaryIO | Image | numpy.ndarray,
-    *,
-    background: Background = DEFAULT_BACKGROUND,
-) -> Image:
+def open_image(source: ImageSource, *, background: Background = DEFAULT_BACKGROUND) -> Image:
     """Read a picture: a path, the bytes of an image file, an open binary file, or what :func:`as_rgb` takes.
 
     An open file is read from where it stands and not closed.

@@ -148,7 +148,8 @@ def caption(
         typer.Option(
             metavar="N",
             min=1,
-            help="Images at a time; the default depends on the device.",
+            help="The most answers to compute at a time. Default: as many as the device's memory takes, up "
+            "to 8 on a CPU and 64 on a GPU. It changes no answer.",
             rich_help_panel=_DEVICE,
         ),
     ] = None,

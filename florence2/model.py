@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from .configuration import Florence2Config
 from .devices import DTYPES, resolve_device, resolve_dtype
-from .generation import StepCallback, generate
-from .image_processing import preprocess_images
+from .generation import StepCallback, generate, generation_config
+from .image_processing import ImageProcessor, preprocess_images
 from .loading import load_network
+from .memory import encoding_bytes, generating_bytes
 from .network import Florence2Network, tie_embeddings
 from .options import GeneratedSequence, GenerationOptions
 from .text_processing import TextProcessor
@@ -93,6 +94,28 @@ class Florence2Model:
         with self._turn:
             tie_embeddings(self.network.language_model)
             self.network.to(device)
+
+    @property
+    def image_processor(self) -> ImageProcessor:
+        """What :meth:`preprocess` does, in two steps and without the weights."""
+        return ImageProcessor(self.config.image)
+
+    def encoding_bytes(self, images: int) -> int:
+        """About how many bytes :meth:`encode_images` needs beside the weights for so many pictures."""
+        return images * encoding_bytes(self.config, self.dtype.itemsize)
+
+    def generating_bytes(self, pairs: int, options: GenerationOptions | None = None) -> int:
+        """About how many bytes :meth:`generate` needs beside the weights, if answers get as long as they may.
+
+        Raises:
+            ValueError: an option does not fit the checkpoint.
+        """
+        text = self.config.text
+        settings = generation_config(
+            self.config.generation, options or GenerationOptions(), text.max_position_embeddings
+        )
+        beams = settings.num_beams or 1
+        return pairs * generating_bytes(self.config, self.dtype.itemsize, beams, settings.max_new_tokens)
 
     def preprocess(self, images: Sequence[Image]) -> Tensor:
         """RGB pictures of any size to ``pixel_values`` ``[B, 3, H, W]``, float32, on the CPU."""

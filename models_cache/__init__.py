@@ -20,7 +20,7 @@ from .errors import DamagedCheckpointError, DownloadError, ModelFilesError, Mode
 
 if TYPE_CHECKING:
     from .download import DownloadProgress
-    from .families import LoadedModel, known_family
+    from .families import ImageProcessor, LoadedModel, known_family
     from .files import checkpoint_problems, ensure_checkpoint, find_checkpoint, verify_checkpoint
     from .folders import (
         download_folder,
@@ -30,11 +30,14 @@ if TYPE_CHECKING:
         search_folders,
         unregister_folder,
     )
+    from .free_memory import free_bytes, is_out_of_memory
     from .manager import LoadedInfo, ModelManager, shared_manager
+    from .memory import return_memory
     from .placement import DirectPlacement, Placement
 
 _LAZY = {
     "DownloadProgress": "download",
+    "ImageProcessor": "families",
     "LoadedModel": "families",
     "known_family": "families",
     "checkpoint_problems": "files",
@@ -47,9 +50,12 @@ _LAZY = {
     "register_folder": "folders",
     "search_folders": "folders",
     "unregister_folder": "folders",
+    "free_bytes": "free_memory",
+    "is_out_of_memory": "free_memory",
     "LoadedInfo": "manager",
     "ModelManager": "manager",
     "shared_manager": "manager",
+    "return_memory": "memory",
     "DirectPlacement": "placement",
     "Placement": "placement",
 }
@@ -62,6 +68,7 @@ __all__ = [
     "DirectPlacement",
     "DownloadError",
     "DownloadProgress",
+    "ImageProcessor",
     "LoadedInfo",
     "LoadedModel",
     "ModelFilesError",
@@ -76,9 +83,12 @@ __all__ = [
     "entry_of",
     "find_checkpoint",
     "find_entry",
+    "free_bytes",
+    "is_out_of_memory",
     "known_family",
     "local_checkpoints",
     "register_folder",
+    "return_memory",
     "search_folders",
     "shared_manager",
     "unregister_folder",

@@ -14,6 +14,21 @@ if TYPE_CHECKING:
     from ..florence2 import GeneratedSequence, GenerationOptions
 
 
+class ImageProcessor(Protocol):
+    """How a checkpoint wants its pictures. Has no weights; any thread may use it and keep it.
+
+    Two are equal if they do the same.
+    """
+
+    def resize(self, image: Image) -> torch.Tensor:
+        """The pixels of an RGB picture of any size: ``[H, W, 3]`` uint8, on the CPU."""
+        ...
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """``[B, H, W, 3]`` uint8 to ``pixel_values`` ``[B, 3, H, W]`` float32, where ``pixels`` are."""
+        ...
+
+
 class LoadedModel(Protocol):
     """The face of a loaded checkpoint, the same in every family; ``florence2.Florence2Model`` is one.
 
@@ -42,6 +57,21 @@ class LoadedModel(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes of the weights, a tied matrix counted once."""
+        ...
+
+    @property
+    def image_processor(self) -> ImageProcessor: ...
+
+    def encoding_bytes(self, images: int) -> int:
+        """About how many bytes :meth:`encode_images` needs beside the weights for so many pictures."""
+        ...
+
+    def generating_bytes(self, pairs: int, options: GenerationOptions | None = None) -> int:
+        """About how many bytes :meth:`generate` needs beside the weights, if answers get as long as they may.
+
+        Raises:
+            ValueError: an option does not fit the checkpoint.
+        """
         ...
 
     def to(self, device: torch.device | str) -> None:

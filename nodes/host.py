@@ -35,9 +35,7 @@ logger = logging.getLogger(__name__)
 # Where node packs keep Florence-2 checkpoints, each in a folder of its own. Downloads go to the first.
 _FOLDER_KEYS = ("LLM", "florence2")
 
-# Bytes that the vision tower needs for a picture, per pixel and byte of the dtype. The first stage's MLP of
-# the large model holds 4 x 256 channels on a grid of a quarter of the picture's sides, several times over.
-_ACTIVATIONS_PER_PIXEL = 256
+# Pictures for which the host is asked to make room; with what is then free, the engine chooses its batches.
 _LARGEST_BATCH = 16
 
 
@@ -304,9 +302,8 @@ _pictures: ContextVar[int] = ContextVar("promptgen_pictures", default=1)
 
 
 def _activation_bytes(model: LoadedModel) -> int:
-    height, width = model.image_size
     batch = min(_pictures.get(), _LARGEST_BATCH)
-    return batch * height * width * model.dtype.itemsize * _ACTIVATIONS_PER_PIXEL
+    return max(model.encoding_bytes(batch), model.generating_bytes(batch))
 
 
 # Progress ---------------------------------------------------------------------------------

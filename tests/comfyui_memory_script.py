@@ -71,7 +71,6 @@ pack = load_pack()
 host = importlib.import_module(".nodes.host", pack.__name__)
 captioning = importlib.import_module(".captioning", pack.__name__)
 models_cache = importlib.import_module(".models_cache", pack.__name__)
-host._ACTIVATIONS_PER_PIXEL = 1
 host.use_model_folders()
 manager = host.manager()
 PICTURE = PACK / "examples" / "circle-heart-square.png"
