@@ -91,6 +91,7 @@ class Transformers:
         import transformers
         from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
+        transformers.utils.logging.disable_progress_bar()
         folder = case.checkpoint("converted")
         self._case = case
         self._batch_size = batch_size

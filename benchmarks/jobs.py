@@ -76,6 +76,7 @@ def run_job_apart(job: Job) -> dict[str, Any]:
     child = subprocess.run(command, capture_output=True, encoding="utf-8")
     if child.returncode != 0:
         raise RuntimeError(_last_words(child.stderr) or f"exit status {child.returncode}")
+    sys.stderr.write(child.stderr)  # warnings: of a batch that was too large, say
     result: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
     return result
 

@@ -16,6 +16,8 @@ from .clock import now
 from .floors import PHASES, Load, Rates, measure_rates, work_of
 from .rows import FAST_DTYPE
 
+_REPEATS = 3
+
 
 def measure_phases(case: Case, dtype: str, counts: Sequence[int]) -> dict[str, Any]:
     """Seconds, work and floor of each phase.
@@ -70,7 +72,7 @@ def _median_seconds(case: Case, model: Florence2Model, files: list[bytes]) -> di
         num_beams=case.num_beams, max_new_tokens=case.new_tokens, min_new_tokens=case.new_tokens
     )
     _clock(case.device, model, files, options)  # to warm up
-    rounds = [_clock(case.device, model, files, options) for _ in range(3 if case.on_gpu else 1)]
+    rounds = [_clock(case.device, model, files, options) for _ in range(_REPEATS)]
     return {phase: statistics.median(marks[place] for marks in rounds) for place, phase in enumerate(PHASES)}
 
 

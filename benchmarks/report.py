@@ -64,10 +64,10 @@ def _speed_row(results: Results, case: Case, name: str) -> dict[str, Any]:
 
 def report(results: Results, judged: Sequence[dict[str, Any]]) -> str:
     """Everything, for people."""
-    parts = [
-        _conditions(results),
-        _table(_SPEED_HEAD, [_speed_cells(row) for row in speed_rows(results)]),
-    ]
+    parts = [_conditions(results)]
+    rows = speed_rows(results)
+    if rows:
+        parts.append(_table(_SPEED_HEAD, [_speed_cells(row) for row in rows]))
     phases = _phase_rows(results)
     if phases:
         parts += [_rates(results), _table(_PHASES_HEAD, phases)]
@@ -97,11 +97,11 @@ def _speed_cells(row: dict[str, Any]) -> list[str]:
         row["case"],
         row["title"],
         row["dtype"],
-        f"{row['images_per_second']:.3g}",
+        _short(row["images_per_second"]),
         f"{100 * row['spread']:.0f} %" if row["rounds"] > 1 else "–",
         _number(row["ratio"], ".2f"),
-        f"{row['ms_per_token']:.3g}",
-        f"{row['first_caption_seconds']:.3g}",
+        _short(row["ms_per_token"]),
+        _short(row["first_caption_seconds"]),
         "–" if peak is None else f"{peak / 1e6:.0f}",
         f"{row['load_seconds']:.2f}",
         _number(row["load_peak_ratio"], ".2f"),
@@ -128,10 +128,10 @@ def _phase_rows(results: Results) -> list[list[str]]:
                     measured["dtype"],
                     str(phase["pictures"]),
                     phase["phase"],
-                    f"{1e3 * phase['seconds']:.3g}",
-                    f"{phase['flops'] / 1e9:.3g}",
-                    f"{phase['bytes'] / 1e6:.3g}",
-                    f"{1e3 * phase['floor_seconds']:.3g}",
+                    _short(1e3 * phase["seconds"]),
+                    _short(phase["flops"] / 1e9),
+                    _short(phase["bytes"] / 1e6),
+                    _short(1e3 * phase["floor_seconds"]),
                     phase["bound_by"],
                     f"{100 * phase['floor_seconds'] / phase['seconds']:.0f} %",
                 ]
@@ -206,6 +206,11 @@ def _conditions(results: Results) -> str:
         f"{'; '.join(counts.values())}; {rounds}; torch {known['torch']}, "
         f"transformers {known['transformers']}, Python {known['python']}, {known['date']}.\n{_LEGEND}"
     )
+
+
+def _short(value: float) -> str:
+    """Three digits that count, and no exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _number(value: float | None, form: str) -> str:

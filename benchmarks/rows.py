@@ -105,7 +105,7 @@ def _clock_singles(case: Case, engine: Engine) -> dict[str, Any]:
         start = now(case.device)
         answers += engine.answer([file])
         seconds.append(now(case.device) - start)
-    return _summary(case, answers, sum(seconds), statistics.median(seconds))
+    return _summary(case, len(files), answers, sum(seconds), statistics.median(seconds))
 
 
 def _clock_batches(case: Case, engine: Engine) -> dict[str, Any]:
@@ -118,13 +118,17 @@ def _clock_batches(case: Case, engine: Engine) -> dict[str, Any]:
     latency = now(case.device) - start
     start = now(case.device)
     answers = engine.answer(files)
-    return _summary(case, answers, now(case.device) - start, latency)
+    return _summary(case, len(files), answers, now(case.device) - start, latency)
 
 
-def _summary(case: Case, answers: list[list[int]], seconds: float, latency: float) -> dict[str, Any]:
+def _summary(
+    case: Case, files: int, answers: list[list[int]], seconds: float, latency: float
+) -> dict[str, Any]:
     tokens = sum(len(answer) - 1 for answer in answers)
-    if tokens != len(answers) * case.new_tokens:
-        raise RuntimeError(f"{len(answers)} answers of {case.new_tokens} tokens have {tokens} together.")
+    if tokens != files * case.new_tokens:
+        raise RuntimeError(
+            f"{files} pictures want {case.new_tokens} tokens each; {len(answers)} answers have {tokens}."
+        )
     return {
         "images": len(answers),
         "seconds": seconds,
