@@ -69,6 +69,7 @@ def generation_config(
 
 def generate(
     network: Florence2Network,
+    decoder: Decoder,
     image_features: Tensor,
     input_ids: Tensor,
     attention_mask: Tensor,
@@ -78,6 +79,7 @@ def generate(
     """Answer a batch of (image, prompt) pairs; each answer is what the pair gives alone.
 
     Args:
+        decoder: of this network's language model; it keeps what a later call can use again.
         image_features: ``[B, N, d_model]``
         input_ids: prompts padded on the right, ``[B, L]`` int64
         attention_mask: 1 at prompt tokens, 0 at padding, ``[B, L]`` int64
@@ -92,7 +94,7 @@ def generate(
     states, mask = network.encode(image_features, input_ids, attention_mask)
     settings = _search_settings(config, network, options)
     found = search(
-        Decoder(network.language_model),
+        decoder,
         states,
         mask,
         settings,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration import Florence2Config
+from .decoder import Decoder
 from .devices import DTYPES, resolve_device, resolve_dtype
 from .generation import StepCallback, generate, generation_config
 from .image_processing import ImageProcessor, preprocess_images
@@ -39,6 +40,7 @@ class Florence2Model:
         self.network = network
         self.text = text
         self.identity = content_identity(folder)  # changes when the files of the checkpoint change
+        self._decoder = Decoder(network.language_model)
         self._turn = threading.Lock()
 
     @classmethod
@@ -94,6 +96,7 @@ class Florence2Model:
         with self._turn:
             tie_embeddings(self.network.language_model)
             self.network.to(device)
+            self._decoder.refresh()
 
     @property
     def image_processor(self) -> ImageProcessor:
@@ -164,7 +167,13 @@ class Florence2Model:
             input_ids, attention_mask = self._pad([self._encode(prompt) for prompt in prompts])
             features = image_features.to(device=self.device, dtype=self.dtype)
             answers = generate(
-                self.network, features, input_ids, attention_mask, options or GenerationOptions(), on_step
+                self.network,
+                self._decoder,
+                features,
+                input_ids,
+                attention_mask,
+                options or GenerationOptions(),
+                on_step,
             )
         return [
             GeneratedSequence(

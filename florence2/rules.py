@@ -1,12 +1,13 @@
 """What a checkpoint's settings forbid or force at each step, as transformers applies it and in its order.
 
-The rules are transformers' own logits processors, except that against repeated n-grams: theirs walks over
-Python lists, once per token and answer.
+The rules are transformers' own logits processors, except those that cost too much at each token: theirs
+against repeated n-grams walks over Python lists, others look up the whole vocabulary or bring constants from
+the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import transformers
@@ -30,8 +31,54 @@ class NoRepeatNGrams(LogitsProcessor):
         windows = input_ids.unfold(1, size, 1)  # [N, L - size + 1, size]
         ending = input_ids[:, None, length - size + 1 :]  # the start of an n-gram: what would complete it?
         repeated = (windows[..., :-1] == ending).all(dim=-1)
-        bound = torch.where(repeated, -torch.inf, torch.inf).to(scores.dtype)
+        bound = scores.new_full(repeated.shape, torch.inf).masked_fill(repeated, -torch.inf)
         return scores.scatter_reduce(1, windows[..., -1], bound, reduce="amin")
+
+
+class _Tokens(LogitsProcessor):
+    """A rule about certain tokens."""
+
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self._token_ids = list(token_ids)
+        self._mask: Tensor | None = None
+
+    def _among(self, scores: Tensor) -> Tensor:
+        """Which words of the vocabulary they are, ``[V]`` bool."""
+        if self._mask is None:
+            words = torch.arange(scores.shape[-1], device=scores.device)
+            self._mask = torch.isin(words, torch.tensor(self._token_ids, device=scores.device))
+        return self._mask
+
+
+class Forbidden(_Tokens):
+    """None of these tokens, while so many tokens are there, the start token included."""
+
+    def __init__(self, token_ids: Sequence[int], lengths: range | None = None) -> None:
+        super().__init__(token_ids)
+        self._lengths = lengths  # None: always
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._lengths is not None and input_ids.shape[1] not in self._lengths:
+            return scores
+        return scores.masked_fill(self._among(scores), -torch.inf)
+
+
+class Forced(_Tokens):
+    """One of these tokens and no other, when so many tokens are there, the start token included."""
+
+    def __init__(self, token_ids: Sequence[int], length: int) -> None:
+        super().__init__(token_ids)
+        self._length = length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if input_ids.shape[1] != self._length:
+            return scores
+        words = scores.shape[-1]
+        if not all(0 <= token < words for token in self._token_ids):
+            raise ValueError(
+                f"The checkpoint's settings force token {self._token_ids}; its vocabulary has {words} tokens."
+            )
+        return torch.zeros_like(scores).masked_fill(~self._among(scores), -torch.inf)
 
 
 def rules_of(config: GenerationConfig, device: torch.device | str) -> list[Rule]:
@@ -49,17 +96,13 @@ def rules_of(config: GenerationConfig, device: torch.device | str) -> list[Rule]
     if config.bad_words_ids:
         rules.append(transformers.NoBadWordsLogitsProcessor(config.bad_words_ids, eos_token_id=eos_list))
     if config.min_new_tokens and eos_list:
-        rules.append(
-            transformers.MinNewTokensLengthLogitsProcessor(1, config.min_new_tokens, eos_list, device=device)
-        )
+        rules.append(Forbidden(eos_list, range(1, 1 + config.min_new_tokens)))
     if config.forced_bos_token_id is not None:
-        rules.append(transformers.ForcedBOSTokenLogitsProcessor(config.forced_bos_token_id))
+        rules.append(Forced([config.forced_bos_token_id], 1))
     if config.forced_eos_token_id is not None:
-        rules.append(
-            transformers.ForcedEOSTokenLogitsProcessor(
-                config.max_new_tokens + 1, config.forced_eos_token_id, device=device
-            )
-        )
+        forced = config.forced_eos_token_id
+        forced = [forced] if isinstance(forced, int) else list(forced)
+        rules.append(Forced(forced, config.max_new_tokens))
     if config.remove_invalid_values:
         rules.append(transformers.InfNanRemoveLogitsProcessor())
     if config.exponential_decay_length_penalty is not None:
@@ -67,14 +110,10 @@ def rules_of(config: GenerationConfig, device: torch.device | str) -> list[Rule]
             transformers.ExponentialDecayLengthPenalty(config.exponential_decay_length_penalty, eos_list, 1)
         )
     if config.suppress_tokens:
-        rules.append(transformers.SuppressTokensLogitsProcessor(config.suppress_tokens, device=device))
+        rules.append(Forbidden(config.suppress_tokens))
     if config.begin_suppress_tokens:
         begin = 1 if config.forced_bos_token_id is None else 2
-        rules.append(
-            transformers.SuppressTokensAtBeginLogitsProcessor(
-                config.begin_suppress_tokens, begin, device=device
-            )
-        )
+        rules.append(Forbidden(config.begin_suppress_tokens, range(begin, begin + 1)))
     if config.do_sample:
         rules += _sampling_rules(config, len(eos_list), device)
     if config.renormalize_logits:

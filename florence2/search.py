@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .decoder import Decoder, DecoderState
+from .decoder import Decoder
+from .decoder_state import DecoderState
 from .rules import Rule
 
 _NEVER = -1.0e9  # the score of what must not be chosen, as in transformers
@@ -56,6 +57,7 @@ def search(
     rules: Sequence[Rule],
     generators: Sequence[torch.Generator] | None = None,
     on_step: Callable[[int], None] | None = None,
+    check_every: int | None = None,
 ) -> list[Found]:
     """Answer a batch of pairs.
 
@@ -65,35 +67,56 @@ def search(
         rules: applied to the scores of each step, in order.
         generators: one per pair, for sampling.
         on_step: called before each step with the number of tokens so far; it may raise to cancel.
+        check_every: steps between two questions whether somebody is done. None: what suits the device.
     """
-    pairs = states.shape[0]
-    state = decoder.start(states, mask, settings.num_beams)
+    if check_every is None:
+        check_every = 1 if states.device.type == "cpu" else _CHECK_EVERY
     kind = _Beams if settings.num_beams > 1 else _Single
-    answers = kind(settings, rules, pairs, states.device, generators)
-    places = list(range(pairs))  # where in the result each pair of the batch belongs
+    answers = kind(settings, rules, states.shape[0], states.device, generators)
+    try:
+        state = decoder.start(states, mask, settings.num_beams)
+        try:
+            return _run(decoder, state, answers, on_step, check_every)
+        finally:
+            state.close()
+    except torch.cuda.OutOfMemoryError:
+        decoder.release()
+        raise
+
+
+def _run(
+    decoder: Decoder,
+    state: DecoderState,
+    answers: _Answers,
+    on_step: Callable[[int], None] | None,
+    check_every: int,
+) -> list[Found]:
+    pairs = answers.done.shape[0]
     found: list[Found | None] = [None] * pairs
-    every = 1 if states.device.type == "cpu" else _CHECK_EVERY
+    places: list[int | None] = list(range(pairs))  # where a row's answer belongs; None: it is there already
     while True:
         if on_step is not None:
             on_step(answers.length)
         logits = decoder.step(answers.last_tokens(), state)
         answers.advance(logits.float(), state)
-        last = answers.length > settings.max_new_tokens
-        if not last and answers.length % every:
+        last = answers.length > answers.settings.max_new_tokens
+        if not last and answers.length % check_every:
             continue
         done = [True] * len(places) if last else answers.done.tolist()
-        if not any(done):
+        new = [row for row, place in enumerate(places) if done[row] and place is not None]
+        if not new:
             continue
-        for row, (place, is_done) in enumerate(zip(places, done, strict=True)):
-            if is_done:
-                found[place] = answers.answer(row)
-        left = [row for row, is_done in enumerate(done) if not is_done]
+        for row, answer in zip(new, answers.answers(new), strict=True):
+            found[places[row]] = answer  # type: ignore[index] # not None, see above
+            places[row] = None
+        left = [row for row, place in enumerate(places) if place is not None]
         if not left:
             return [answer for answer in found if answer is not None]
-        places = [places[row] for row in left]
-        kept = torch.tensor(left, device=states.device)
-        state.keep(kept)
-        answers.keep(kept)
+        if state.gains_by_keeping(len(left)):
+            places = [places[row] for row in left]
+            kept = torch.tensor(left, device=answers.done.device)
+            state.keep(kept)
+            answers.keep(kept, left)
 
 
 class _Answers:
@@ -113,7 +136,6 @@ class _Answers:
         beams = settings.num_beams
         self.tokens = torch.full((pairs, beams, 1), settings.start_token_id, device=device)  # [P, K, L]
         self.token_scores = torch.zeros(pairs, beams, 0, device=device)  # [P, K, L - 1], if asked for
-        self.ends = torch.tensor(settings.end_token_ids, dtype=torch.int64, device=device)
         self.done = torch.zeros(pairs, dtype=torch.bool, device=device)
 
     @property
@@ -129,19 +151,19 @@ class _Answers:
         """Choose the next tokens from ``logits`` ``[P, K, V]``, float32."""
         raise NotImplementedError
 
-    def answer(self, row: int) -> Found:
-        """What pair ``row`` of the batch answers."""
+    def answers(self, rows: Sequence[int]) -> list[Found]:
+        """What these rows of the batch answer."""
         raise NotImplementedError
 
-    def keep(self, pairs: Tensor) -> None:
-        """Go on with these pairs only."""
+    def keep(self, pairs: Tensor, rows: Sequence[int]) -> None:
+        """Go on with these pairs only, which are given twice, on the device and on the host."""
         self.tokens, self.token_scores, self.done = (
             self.tokens[pairs],
             self.token_scores[pairs],
             self.done[pairs],
         )
         if self.generators:
-            self.generators = [self.generators[row] for row in pairs.tolist()]
+            self.generators = [self.generators[row] for row in rows]
 
     def _obey(self, scores: Tensor) -> Tensor:
         """``scores`` ``[P, K, V]`` after the rules."""
@@ -152,17 +174,21 @@ class _Answers:
         return flat.unflatten(0, scores.shape[:2])
 
     def _draw(self, scores: Tensor, count: int) -> Tensor:
-        """Draw ``count`` of the ``N`` columns of each row of ``scores`` ``[P, N]``: ``[P, count]`` int64."""
+        """Draw ``count`` of the ``N`` columns of each row of ``scores`` ``[P, N]``: ``[P, count]`` int64.
+
+        As ``torch.multinomial`` without replacement does it, which would wait for the device twice per row.
+        """
         chances = functional.softmax(scores, dim=-1)
-        return torch.cat(
-            [
-                torch.multinomial(chances[row : row + 1], count, generator=generator)
-                for row, generator in enumerate(self.generators)
-            ]
-        )
+        luck = torch.empty_like(chances)
+        for row, generator in enumerate(self.generators):
+            luck[row].exponential_(generator=generator)
+        return (chances / luck).topk(count).indices
 
     def _is_end(self, tokens: Tensor) -> Tensor:
-        return torch.isin(tokens, self.ends)
+        ended = tokens == self.settings.end_token_ids[0]
+        for end in self.settings.end_token_ids[1:]:
+            ended = ended | (tokens == end)
+        return ended
 
 
 class _Single(_Answers):
@@ -171,20 +197,24 @@ class _Single(_Answers):
     def advance(self, logits: Tensor, state: DecoderState) -> None:
         scores = self._obey(logits)[:, 0]  # [P, V]
         chosen = self._draw(scores, 1) if self.settings.do_sample else scores.argmax(dim=-1, keepdim=True)
-        chosen = torch.where(self.done[:, None], self.settings.pad_token_id, chosen)
+        chosen = chosen.masked_fill(self.done[:, None], self.settings.pad_token_id)
         self.tokens = torch.cat([self.tokens, chosen[:, None]], dim=2)
         if self.settings.output_scores:
             score = functional.log_softmax(scores, dim=-1).gather(1, chosen)
             self.token_scores = torch.cat([self.token_scores, score[:, None]], dim=2)
         self.done = self.done | self._is_end(chosen[:, 0])
 
-    def answer(self, row: int) -> Found:
-        ids = self.tokens[row, 0].tolist()
+    def answers(self, rows: Sequence[int]) -> list[Found]:
+        tokens = self.tokens[:, 0].tolist()
+        scores = self.token_scores[:, 0].tolist() if self.settings.output_scores else None
+        return [self._answer(tokens[row], None if scores is None else scores[row]) for row in rows]
+
+    def _answer(self, ids: list[int], scores: list[float] | None) -> Found:
         ends = set(self.settings.end_token_ids)
         length = next((place for place, token in enumerate(ids) if place and token in ends), len(ids) - 1) + 1
-        if not self.settings.output_scores:
+        if scores is None:
             return Found(ids[:length])
-        scores = self.token_scores[row, 0, : length - 1].tolist()
+        scores = scores[: length - 1]
         return Found(ids[:length], sum(scores) / max(1, len(scores)), scores)
 
 
@@ -211,6 +241,8 @@ class _Beams(_Answers):
         self.finished_scores = torch.full((pairs, beams), _NEVER, device=device)
         self.is_finished = torch.zeros(pairs, beams, dtype=torch.bool, device=device)
         self.may_improve = torch.ones(pairs, 1, dtype=torch.bool, device=device)
+        self.unmoved = torch.arange(beams, device=device)
+        self.may_finish = torch.arange(self.candidates, device=device) < beams  # the rest is a reserve
 
     def advance(self, logits: Tensor, state: DecoderState) -> None:
         beams, count, words = self.settings.num_beams, self.candidates, logits.shape[-1]
@@ -229,7 +261,7 @@ class _Beams(_Answers):
         length = self.length + 1
         ended = self._is_end(token) | (length > self.settings.max_new_tokens)
 
-        running_scores = top_scores + ended.float() * _NEVER
+        running_scores = _unless(ended, top_scores)
         kept = running_scores.topk(beams).indices  # [P, K]
         state.reorder(origin.gather(1, kept))
         self._finish(top_tokens, top_token_scores, top_scores, ended, length)
@@ -243,18 +275,19 @@ class _Beams(_Answers):
     ) -> None:
         """Put the candidates that have just ended among the finished, if they are better."""
         beams = self.settings.num_beams
-        ended = ended & (torch.arange(self.candidates, device=ended.device) < beams)  # the rest is a reserve
+        ended = ended & self.may_finish
         scores = scores / ((length - 1) ** self.settings.length_penalty)
         if self.settings.early_stopping is True:
-            scores = scores + self.is_finished.all(dim=1, keepdim=True).float() * _NEVER
-        scores = scores + (~self.may_improve).float() * _NEVER
-        scores = scores + (~ended).float() * _NEVER
+            scores = _unless(self.is_finished.all(dim=1, keepdim=True), scores)
+        scores = _unless(~self.may_improve, scores)
+        scores = _unless(~ended, scores)
         merged = torch.cat([self.finished_scores, scores], dim=1)
         best = merged.topk(beams).indices
+        best = torch.where(self.done[:, None], self.unmoved, best)  # what is done stays as it is
         self.finished_scores = merged.gather(1, best)
         self.is_finished = torch.cat([self.is_finished, ended], dim=1).gather(1, best)
-        lengths = torch.full_like(scores, length, dtype=torch.int64)
-        self.finished_lengths = torch.cat([self.finished_lengths, lengths], dim=1).gather(1, best)
+        lengths = functional.pad(self.finished_lengths, (0, self.candidates), value=length)
+        self.finished_lengths = lengths.gather(1, best)
         padded = functional.pad(self.finished, (0, 1), value=self.settings.pad_token_id)
         self.finished = _take(torch.cat([padded, tokens], dim=1), best)
         if self.settings.output_scores:
@@ -267,31 +300,37 @@ class _Beams(_Answers):
         forever = self.settings.early_stopping == "never" and penalty > 0.0
         hoped_for = self.settings.max_new_tokens if forever else length - 1
         best = self.scores[:, :1] / (hoped_for**penalty)
-        worst = torch.where(self.is_finished, self.finished_scores.amin(dim=1, keepdim=True), _NEVER)
+        worst = self.finished_scores.amin(dim=1, keepdim=True).expand_as(self.is_finished)
+        worst = worst.masked_fill(~self.is_finished, _NEVER)
         self.may_improve = self.may_improve & (best > worst).any(dim=1, keepdim=True)
         stopped = ~self.may_improve[:, 0] | ended.all(dim=1)
         if self.settings.early_stopping is True:
             stopped = stopped | self.is_finished.all(dim=1)
         self.done = self.done | stopped
 
-    def answer(self, row: int) -> Found:
-        length = int(self.finished_lengths[row, 0])
-        ids = self.finished[row, 0, :length].tolist()
+    def answers(self, rows: Sequence[int]) -> list[Found]:
+        lengths = self.finished_lengths[:, 0].tolist()
+        tokens = self.finished[:, 0].tolist()
         if not self.settings.output_scores:
-            return Found(ids)
-        return Found(
-            ids,
-            float(self.finished_scores[row, 0]),
-            self.finished_token_scores[row, 0, : length - 1].tolist(),
-        )
+            return [Found(tokens[row][: lengths[row]]) for row in rows]
+        totals = self.finished_scores[:, 0].tolist()
+        scores = self.finished_token_scores[:, 0].tolist()
+        return [
+            Found(tokens[row][: lengths[row]], totals[row], scores[row][: lengths[row] - 1]) for row in rows
+        ]
 
-    def keep(self, pairs: Tensor) -> None:
-        super().keep(pairs)
+    def keep(self, pairs: Tensor, rows: Sequence[int]) -> None:
+        super().keep(pairs, rows)
         for name in (
             "scores", "finished", "finished_token_scores", "finished_lengths", "finished_scores",
             "is_finished", "may_improve",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[pairs])
+
+
+def _unless(unwanted: Tensor, scores: Tensor) -> Tensor:
+    """``scores``, far below all others where they are unwanted."""
+    return torch.add(scores, unwanted, alpha=_NEVER)
 
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:
