@@ -68,7 +68,7 @@ class Captioner:
     Args:
         model: catalogue name, Hub id or folder.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        dtype: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+        dtype: ``auto``, ``fp32``, ``fp16``, ``bf16`` or ``int8`` (CPU; fast, nearly the same answers).
         manager: where models live; the process's shared one by default.
         feature_cache: where image features live; the process's shared one by default.
         batch_size: the most answers, one per picture and instruction, that are decoded together. By default

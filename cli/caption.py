@@ -141,8 +141,20 @@ def caption(
         str, typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to run.", rich_help_panel=_DEVICE)
     ] = "auto",
     dtype: Annotated[
-        Dtype, typer.Option(help="Number format; auto is fp32 on a CPU, else fp16.", rich_help_panel=_DEVICE)
+        Dtype,
+        typer.Option(
+            help="Number format; auto is fp16 on a GPU, bf16 on a CPU that has it, else fp32.",
+            rich_help_panel=_DEVICE,
+        ),
     ] = Dtype.AUTO,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="On a CPU: weights of 8 bits. Nearly the same answers, see the README for how nearly.",
+            rich_help_panel=_DEVICE,
+        ),
+    ] = False,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -288,7 +300,9 @@ def caption(
             form = format or _form_for(output)
             writer = _make_writer(form, stream, alone=len(paths) * len(instructions) == 1)
             stack.callback(writer.close)
-            captioner = _make_captioner(model, device, dtype.value, batch_size, offline=offline, quiet=quiet)
+            captioner = _make_captioner(
+                model, device, _precision(dtype, fast=fast), batch_size, offline=offline, quiet=quiet
+            )
             failed = _caption_all(captioner, paths, instructions, options, writer, quiet=quiet)
         if failed:
             if len(paths) > 1 and not quiet:
@@ -352,6 +366,13 @@ def _make_options(
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _precision(dtype: Dtype, *, fast: bool) -> str:
+    """The number format that ``--dtype`` and ``--fast`` ask for together."""
+    if fast and dtype not in (Dtype.AUTO, Dtype.INT8):
+        raise UsageError(f"--fast is --dtype int8, and --dtype {dtype.value} is another. Give one of them.")
+    return Dtype.INT8.value if fast else dtype.value
 
 
 def _make_captioner(

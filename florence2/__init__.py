@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .configuration import Florence2Config, is_checkpoint
-from .devices import DTYPES, resolve_device, resolve_dtype
+from .devices import DTYPES, PRECISIONS, resolve_device, resolve_dtype
 from .errors import CheckpointError
 from .options import GeneratedSequence, GenerationOptions
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES",
+    "PRECISIONS",
     "CheckpointError",
     "Florence2Config",
     "Florence2Model",

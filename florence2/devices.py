@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Number formats of weights and activations, and torch's names of them."""
+
+PRECISIONS = (*DTYPES, "int8")
+"""What a model can be loaded as; ``int8`` are weights and products of 8 bits between activations of more."""
 
 
 def resolve_device(name: str = "auto") -> str:
@@ -34,13 +38,32 @@ def resolve_device(name: str = "auto") -> str:
 
 
 def resolve_dtype(name: str = "auto", device: str = "cpu") -> str:
-    """``auto`` is fp16 on CUDA and MPS, as the models were trained and published, and fp32 on the CPU.
+    """What ``auto`` means on a device; other names are checked.
+
+    ``auto`` is fp16 on CUDA and MPS, as the models were trained and published; on a CPU bf16 where it
+    multiplies that in hardware, else fp32.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or int8 where it cannot be.
     """
+    on_cpu = device.startswith("cpu")
     if name == "auto":
-        return "fp32" if device.startswith("cpu") else "fp16"
-    if name not in DTYPES:
-        raise ValueError(f"Dtype {name!r} is unknown. Choose auto, {', '.join(DTYPES)}.")
+        from .products import has_bfloat16
+
+        return "fp16" if not on_cpu else "bf16" if has_bfloat16() else "fp32"
+    if name not in PRECISIONS:
+        raise ValueError(f"Dtype {name!r} is unknown. Choose auto, {', '.join(PRECISIONS)}.")
+    if name == "int8":
+        _check_int8(device, on_cpu=on_cpu)
     return name
+
+
+def _check_int8(device: str, *, on_cpu: bool) -> None:
+    from .products import has_int8
+
+    if not on_cpu:
+        raise ValueError(f"int8 (--fast) is for CPUs; on {device} choose auto, which is fp16, or device cpu.")
+    if not has_int8():
+        raise ValueError(
+            "int8 (--fast) needs an x86 CPU with VNNI instructions and a torch with oneDNN. Choose auto."
+        )

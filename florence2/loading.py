@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .configuration import Florence2Config
 from .errors import CheckpointError
 from .network import Florence2Network, sinusoid_table, tie_embeddings
+from .products import CpuLinear
 from .weights import Weights, open_weights
 
 # One matrix under four names, in the order in which we look for it.
@@ -81,7 +82,13 @@ def translate(names: Iterable[str]) -> dict[str, str]:
 
 
 def original_state_dict(network: Florence2Network) -> dict[str, Tensor]:
-    """The network's tensors under the names of the original format, the tied matrix under one of them."""
+    """The network's tensors under the names of the original format, the tied matrix under one of them.
+
+    Raises:
+        ValueError: weights are in a form that only this CPU reads.
+    """
+    if any(isinstance(module, CpuLinear) for module in network.modules()):
+        raise ValueError("The weights were rearranged for this CPU; unpack the network, or load it again.")
     state = network.state_dict()
     for name in TIED[1:]:
         state.pop(name, None)

@@ -16,10 +16,12 @@ from .decoder import Decoder
 from .devices import DTYPES, resolve_device, resolve_dtype
 from .generation import StepCallback, generate, generation_config
 from .image_processing import ImageProcessor, preprocess_images
+from .layout import is_arranged, is_quantised, pack, quantise, unpack
 from .loading import load_network
 from .memory import encoding_bytes, generating_bytes
 from .network import Florence2Network, tie_embeddings
 from .options import GeneratedSequence, GenerationOptions
+from .products import CpuLinear, can_pack
 from .text_processing import TextProcessor
 from .weights import content_identity
 
@@ -52,11 +54,12 @@ class Florence2Model:
 
         Args:
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-            dtype: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+            dtype: ``auto``, ``fp32``, ``fp16``, ``bf16``, or ``int8``: the fast way on a CPU, whose answers
+                are nearly, not always, those of ``fp32``.
 
         Raises:
             CheckpointError: the folder is not a whole Florence-2 checkpoint.
-            ValueError: an unknown or absent device, an unknown dtype.
+            ValueError: an unknown or absent device, an unknown dtype, or one that the device does not have.
         """
         folder = Path(folder)
         device = resolve_device(device)
@@ -64,8 +67,13 @@ class Florence2Model:
         config = Florence2Config.from_folder(folder)
         special = (config.text.bos_token_id, config.text.eos_token_id, config.text.pad_token_id)
         text = TextProcessor(folder, config.text.vocab_size, special)
-        network = load_network(folder, config, torch.device(device), getattr(torch, DTYPES[dtype]))
-        return cls(folder, config, network, text)
+        kind = getattr(torch, DTYPES["fp32" if dtype == "int8" else dtype])
+        network = load_network(folder, config, torch.device(device), kind)
+        model = cls(folder, config, network, text)
+        if dtype == "int8":
+            quantise(network)
+            model.identity += " int8"
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -85,15 +93,23 @@ class Florence2Model:
         """Bytes of the weights, each tied matrix counted once."""
         tensors = [*self.network.parameters(), *self.network.buffers()]
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
-        return sum(storage.nbytes() for storage in storages.values())
+        packed = [module.nbytes for module in self.network.modules() if isinstance(module, CpuLinear)]
+        return sum(storage.nbytes() for storage in storages.values()) + sum(packed)
 
     @torch.inference_mode(False)
     def to(self, device: torch.device | str) -> None:
         """Move the weights, and tie again what another's move tore apart.
 
         torch moves a parameter in inference mode by making a new one, so that tied names become copies.
+
+        Raises:
+            ValueError: another device than the CPU for a model that was loaded as ``int8``.
         """
         with self._turn:
+            if torch.device(device).type != "cpu":
+                if is_quantised(self.network):
+                    raise ValueError("An int8 model runs on a CPU only. Load it as fp16 for a GPU.")
+                unpack(self.network)
             tie_embeddings(self.network.language_model)
             self.network.to(device)
             self._decoder.refresh()
@@ -135,8 +151,10 @@ class Florence2Model:
         Args:
             on_step: called with 0, many times on the way through the layers; it may raise to cancel.
         """
-        with self._turn, _telling(self.network.vision_tower, on_step):
-            return self.network.encode_images(pixel_values.to(device=self.device, dtype=self.dtype))
+        with self._turn, self._in_use(self.network.vision_tower, on_step):
+            # In 8 bits, what is encoded together shares its scales: a picture must not depend on others.
+            parts = pixel_values.split(1) if is_quantised(self.network) else [pixel_values]
+            return torch.cat([self.network.encode_images(part.to(self.device)) for part in parts])
 
     @torch.inference_mode()
     def generate(
@@ -163,7 +181,7 @@ class Florence2Model:
             )
         if not prompts:
             return []
-        with self._turn, _telling(self.network.language_model.get_encoder(), on_step):
+        with self._turn, self._in_use(self.network.language_model.get_encoder(), on_step):
             input_ids, attention_mask = self._pad([self._encode(prompt) for prompt in prompts])
             features = image_features.to(device=self.device, dtype=self.dtype)
             answers = generate(
@@ -186,6 +204,22 @@ class Florence2Model:
             for answer in answers
         ]
 
+    @contextmanager
+    def _in_use(self, part: nn.Module, on_step: StepCallback | None) -> Iterator[None]:
+        """For the length of a block, call ``on_step(0)`` before each matrix product inside ``part``.
+
+        A batch takes the vision tower seconds on a CPU: too long to wait for who wants to stop it.
+        """
+        if self.device.type == "cpu" and can_pack(self.dtype) and not is_arranged(self.network):
+            pack(self.network)  # at first use, since a host may load here what it then moves to a GPU
+        with ExitStack() as hooks:
+            if on_step is not None:
+                tell = on_step
+                for module in part.modules():
+                    if isinstance(module, (nn.Linear, CpuLinear, nn.Conv2d)):
+                        hooks.callback(module.register_forward_pre_hook(lambda *_: tell(0)).remove)
+            yield
+
     def _encode(self, prompt: str) -> list[int]:
         ids = self.text.encode(prompt)
         room = self.config.text.max_position_embeddings - self.config.num_image_tokens
@@ -205,18 +239,3 @@ class Florence2Model:
             [[1] * len(ids) + [0] * (length - len(ids)) for ids in prompts], device=self.device
         )
         return ids, mask
-
-
-@contextmanager
-def _telling(module: nn.Module, on_step: StepCallback | None) -> Iterator[None]:
-    """For the length of a block, call ``on_step(0)`` before each matrix product inside ``module``.
-
-    A batch takes the vision tower seconds on a CPU: too long to wait for who wants to stop it.
-    """
-    with ExitStack() as hooks:
-        if on_step is not None:
-            tell = on_step
-            for part in module.modules():
-                if isinstance(part, (nn.Linear, nn.Conv2d)):
-                    hooks.callback(part.register_forward_pre_hook(lambda *_: tell(0)).remove)
-        yield

@@ -73,11 +73,13 @@ class Florence2Network(nn.Module):
         self.language_model = build_language_model(config.text)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Image features, from pixels ``[B, 3, H, W]`` (normalised) to ``[B, N, d_model]``.
+        """Image features, from pixels ``[B, 3, H, W]`` (normalised, of any dtype) to ``[B, N, d_model]``.
 
         With the usual feature sources ``N = 1 + H/32 * W/32``: the mean over the picture, then its cells.
         """
-        grid = self.vision_tower.forward_features(pixel_values)  # [B, C, H/32, W/32]
+        dtype = next(self.vision_tower.parameters()).dtype
+        grid = self.vision_tower.forward_features(pixel_values.to(dtype))  # [B, C, H/32, W/32]
+        grid = grid.to(self.image_projection.dtype)
         height, width = grid.shape[-2:]
         cells = rearrange(grid, "b c h w -> b (h w) c") + self.image_pos_embed(height, width)
         cells = cells + self.visual_temporal_embed(1)  # one frame
@@ -194,4 +196,5 @@ def tie_embeddings(model: BartForConditionalGeneration) -> None:
     shared = model.model.shared.weight
     model.model.encoder.embed_tokens.weight = shared
     model.model.decoder.embed_tokens.weight = shared
-    model.lm_head.weight = shared
+    if isinstance(model.lm_head, nn.Linear):  # and not a copy of it that only a CPU reads
+        model.lm_head.weight = shared

@@ -148,7 +148,7 @@ def load_family(folder: Path, device: str, dtype: str) -> LoadedModel:
     Args:
         folder: a whole checkpoint folder.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        dtype: ``fp32``, ``fp16`` or ``bf16``.
+        dtype: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
 
     Raises:
         ValueError: unknown family, or the family's own error about the checkpoint.

@@ -128,7 +128,7 @@ class ModelManager:
         Args:
             model: catalogue name, Hub id or folder.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-            dtype: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+            dtype: ``auto``, ``fp32``, ``fp16``, ``bf16`` or ``int8``.
 
         Raises:
             ModelFilesError: the files are not to be had.

@@ -20,7 +20,7 @@ class Placement(Protocol):
 
         Args:
             device: ``auto`` or a device's name.
-            dtype: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+            dtype: ``auto``, ``fp32``, ``fp16``, ``bf16`` or ``int8``.
 
         Returns:
             The device that the model computes on and its dtype, neither of them ``auto``.

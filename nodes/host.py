@@ -208,15 +208,17 @@ class HostPlacement:
         self._placed: dict[int, _Placed] = {}  # by id of the model
 
     def resolve(self, device: str, dtype: str) -> tuple[str, str]:
-        """``auto`` is the host's device; on it fp16, as the models were published, if the host allows it."""
+        """``auto`` is the host's device; on a GPU fp16, as the models were published, if the host allows it."""
         if device != "auto":
             device, _ = models_cache.DirectPlacement().resolve(device, "fp32")
         else:
             device = str(model_management.get_torch_device())
-        if dtype != "auto":
-            return device, models_cache.DirectPlacement().resolve("cpu", dtype)[1]
         on_cpu = torch.device(device).type == "cpu"
-        half = not on_cpu and model_management.should_use_fp16(torch.device(device))
+        if dtype == "int8" and not on_cpu:
+            raise ValueError(f"int8 is for the CPU, and this model runs on {device}. Choose auto precision.")
+        if dtype != "auto" or on_cpu:
+            return device, models_cache.DirectPlacement().resolve("cpu", dtype)[1]
+        half = model_management.should_use_fp16(torch.device(device))
         return device, "fp16" if half else "fp32"
 
     def load_device(self, device: str) -> str:

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from . import host
 from .inputs import CATEGORY, PromptGenModel, checkpoint_input, require_texts
 
-PRECISIONS = ["auto", "fp32", "fp16", "bf16"]
+PRECISIONS = ["auto", "fp32", "fp16", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class PromptGenModelLoader(io.ComfyNode):
                     options=PRECISIONS,
                     optional=True,
                     default="auto",
-                    tooltip="auto: fp16 on a GPU, as the models were published, and fp32 on the CPU.",
+                    tooltip="auto: fp16 on a GPU, as the models were published; on the CPU bf16 where it has "
+                    "that in hardware, else fp32. int8: fast on the CPU, nearly the same text.",
                 ),
                 io.Combo.Input(
                     "device",

@@ -1,0 +1,98 @@
+"""A network's linear layers in the forms that a CPU reads fast, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .network import Florence2Network
+from .products import CpuLinear, EvenInt8Linear, Int8Linear, PackedLinear, has_bfloat16
+
+_AFTER_NORM = {"qkv", "fc1"}  # layers of the vision tower that follow a layer norm
+
+
+class _Done(nn.Identity):
+    """In the place of an activation function that the layer before it has taken over."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.original = [original]  # in a list, so that it is no part of the network
+
+
+@torch.inference_mode(False)
+def pack(network: Florence2Network) -> None:
+    """Rearrange the weights of all linear layers for this CPU, one by one, so that they exist once.
+
+    The head keeps its plain matrix as well, since that is also the embedding.
+    """
+    for parent, name, linear in _linears(network):
+        activation = _gelu_after(parent, name)
+        setattr(parent, name, PackedLinear(linear, gelu=activation is not None))
+        if activation is not None:
+            setattr(parent, activation, _Done(getattr(parent, activation)))
+
+
+@torch.inference_mode(False)
+def unpack(network: Florence2Network) -> None:
+    """Undo :func:`pack`. The head is tied again by whoever ties it; :func:`.network.tie_embeddings`."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, PackedLinear):
+                setattr(parent, name, child.unpacked())
+            elif isinstance(child, _Done):
+                setattr(parent, name, child.original[0])
+
+
+@torch.inference_mode(False)
+def quantise(network: Florence2Network) -> None:
+    """Replace all linear layers by such with int8 weights, for good. The embedding stays as it is.
+
+    Between them the vision tower goes on in bfloat16 where the CPU has that, since there most of the time is
+    spent; encoder and decoder stay as they were.
+    """
+    for parent, name, linear in _linears(network.vision_tower):
+        if name not in _AFTER_NORM:
+            setattr(parent, name, Int8Linear(linear))
+            continue
+        activation = _gelu_after(parent, name)
+        setattr(parent, name, EvenInt8Linear(linear, gelu=activation is not None))
+        if activation is not None:
+            setattr(parent, activation, _Done(getattr(parent, activation)))
+    for parent, name, linear in _linears(network.language_model):
+        setattr(parent, name, Int8Linear(linear))
+    if has_bfloat16():
+        network.vision_tower.to(torch.bfloat16)
+
+
+def is_arranged(network: Florence2Network) -> bool:
+    """Whether :func:`pack` or :func:`quantise` was here."""
+    return isinstance(network.language_model.lm_head, CpuLinear)
+
+
+def is_quantised(network: Florence2Network) -> bool:
+    """Whether :func:`quantise` was here."""
+    return isinstance(network.language_model.lm_head, Int8Linear)
+
+
+def _linears(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Every linear layer with its parent and its name there."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                yield parent, name, child
+
+
+def _gelu_after(parent: nn.Module, name: str) -> str | None:
+    """The name of the activation that follows a layer, if it is GELU: timm's ``Mlp`` and BART's layers."""
+    if name != "fc1":
+        return None
+    for activation in ("act", "activation_fn"):
+        function = getattr(parent, activation, None)
+        exact = isinstance(function, nn.GELU) and function.approximate == "none"
+        # transformers wraps the same function
+        if exact or getattr(function, "act", None) is functional.gelu:
+            return activation
+    return None
