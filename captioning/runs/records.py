@@ -1,0 +1,37 @@
+"""What travels through a run: a picture that is to be captioned, and what was answered about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a run, before it is read.
+
+    ``name`` is unique in the run and means the same picture in every run over the same input: a file's path
+    relative to the input it was found under, or ``shard.tar#member.jpg``, ``table.parquet#12``. Bytes of file
+    names that are no UTF-8 are kept as Python's surrogates (``os.fsdecode``).
+    """
+
+    name: str
+    relative: Path  # where its captions belong below an output folder, with the picture's own file name
+    path: Path | None  # the picture's file; None in shards and tables
+    fingerprint: str  # changes when the picture changes: size and time of a file, checksum of a member
+    open: Callable[[], BinaryIO]  # reads lazily; called in a worker thread, may raise OSError
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one picture: answers, or the reason why there are none."""
+
+    name: str  # the item's
+    relative: Path
+    path: Path | None
+    fingerprint: str
+    results: tuple[dict[str, Any], ...] = ()  # `Result.to_dict()` of each instruction, in order
+    size: tuple[int, int] | None = None  # width and height in pixels, where known
+    error: str | None = None
