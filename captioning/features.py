@@ -86,5 +86,5 @@ def shared_feature_cache() -> FeatureCache:
 def pixels_key(pixels: Tensor) -> str:
     """A name for the pixels ``[H, W, 3]`` uint8 that a model gets to see: equal pixels, equal name."""
     digest = hashlib.blake2b(f"{tuple(pixels.shape)}".encode(), digest_size=16)
-    digest.update(memoryview(pixels.contiguous().numpy()))
+    digest.update(pixels.contiguous().numpy().data)
     return digest.hexdigest()
