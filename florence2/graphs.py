@@ -83,7 +83,7 @@ class CudaRecorder:
             try:
                 step()
             except BaseException:
-                _abandon(graph)
+                _end_failed(graph)
                 raise
             graph.capture_end()
         self._living.add(graph)
@@ -107,12 +107,25 @@ def _recording_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _abandon(graph: torch.cuda.CUDAGraph) -> None:
-    """End a recording that has failed, so that the stream can be used again."""
+def _end_failed(graph: torch.cuda.CUDAGraph) -> None:
+    """End a recording that has failed, so that the stream can be used again.
+
+    The device's source of random numbers is a part of each recording, and takes itself for recorded until one
+    ends well; so one does.
+    """
     try:
         graph.capture_end()
     except RuntimeError as error:  # what was wrong before is wrong here again
         logger.debug("Ending a failed recording: %s", error)
+    else:
+        return
+    try:
+        small = torch.cuda.CUDAGraph()
+        small.capture_begin(capture_error_mode="thread_local")
+        torch.zeros(1, device=torch.cuda.current_stream().device)
+        small.capture_end()
+    except RuntimeError as error:  # the first error is what is told
+        logger.debug("Recording once more after a failed recording: %s", error)
 
 
 @contextmanager
@@ -177,7 +190,7 @@ class Graphs:
             return
         self.failed = True
         logger.warning(
-            "CUDA graphs do not work here, so decoding takes longer; the answers are the same. %s=0 in the "
+            "CUDA graphs do not work here; decoding goes on without them and takes longer. %s=0 in the "
             "environment switches them off. (%s: %s)",
             _SWITCH,
             type(error).__name__,

@@ -164,7 +164,7 @@ def check(
         return_dict_in_generate=True,
         output_scores=True,
     )
-    states, mask = encoder_states(seed, pairs)
+    states, mask = (tensor.to(model.device) for tensor in encoder_states(seed, pairs))
     ends = (
         {chosen["eos_token_id"]} if isinstance(chosen["eos_token_id"], int) else set(chosen["eos_token_id"])
     )
