@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,3 +35,5 @@ class Record:
     results: tuple[dict[str, Any], ...] = ()  # `Result.to_dict()` of each instruction, in order
     size: tuple[int, int] | None = None  # width and height in pixels, where known
     error: str | None = None
+    # What each output, by its name, must know to write this again without doing it twice. JSON can hold it.
+    plans: Mapping[str, Any] = field(default_factory=dict)
