@@ -208,7 +208,7 @@ class HostPlacement:
         self._placed: dict[int, _Placed] = {}  # by id of the model
 
     def resolve(self, device: str, dtype: str) -> tuple[str, str]:
-        """``auto`` is the host's device; on a GPU fp16, as the models were published, if the host allows it."""
+        """``auto`` is the host's device; on a GPU fp16, as they were published, if the host allows it."""
         if device != "auto":
             device, _ = models_cache.DirectPlacement().resolve(device, "fp32")
         else:

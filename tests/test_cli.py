@@ -21,6 +21,7 @@ from promptgen.cli import main
 from promptgen.cli.output_file import OutputFile
 from promptgen.cli.reporting import CommandError
 from promptgen.cli.writers import JsonWriter
+from promptgen.florence2.products import has_int8
 
 from .hub_server import running_hub
 
@@ -28,7 +29,10 @@ REFERENCE = Path(__file__).parent / "data" / "florence2-tiny-original"
 IMAGES = sorted((REFERENCE / "images").glob("*.png"))
 CASES = json.loads((REFERENCE / "expected.json").read_text(encoding="utf-8"))["cases"]
 GREEDY = {"num_beams": 1, "max_new_tokens": 96}
-QUICK = ("--model", REFERENCE, "--device", "cpu", "--num-beams", 1, "--max-new-tokens", 96)
+# fp32, since the published answers are: what auto means depends on the processor.
+QUICK = (
+    "--model", REFERENCE, "--device", "cpu", "--dtype", "fp32", "--num-beams", 1, "--max-new-tokens", 96,
+)  # fmt: skip
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals, pipes and terminals as POSIX has them")
 
@@ -256,6 +260,25 @@ def test_batch_size_changes_no_answer(promptgen: Promptgen, batch_size: int) -> 
     assert [record["raw"] for record in lines_of(ended)] == [
         published_text(image.name, "GENERATE_TAGS") for image in IMAGES
     ]
+
+
+@pytest.mark.skipif(not has_int8(), reason="this CPU has no int8 products (VNNI)")
+def test_fast_is_int8_and_answers_alike(promptgen: Promptgen) -> None:
+    pictures = sorted((Path(__file__).parents[1] / "examples").glob("*.png"))
+    asked = ("caption", *pictures, "--model", "demo", "--device", "cpu", "--format", "jsonl")
+    fast, int8, exact = (
+        lines_of(promptgen(*asked, *how)) for how in (["--fast"], ["--dtype", "int8"], ["--dtype", "fp32"])
+    )
+    assert fast == int8
+    assert [record["image"] for record in fast] == [record["image"] for record in exact]
+    assert sum(a["raw"] == b["raw"] for a, b in zip(fast, exact, strict=True)) >= len(exact) - 1
+
+
+def test_fast_with_another_dtype_is_wrong_usage(promptgen: Promptgen) -> None:
+    ended = promptgen("caption", IMAGES[0], "--model", "demo", "--fast", "--dtype", "fp32")
+    assert ended.status == 2
+    assert "--fast" in ended.stderr
+    assert "--dtype fp32" in ended.stderr
 
 
 # Which images -------------------------------------------------------------------------------
