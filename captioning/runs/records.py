@@ -37,3 +37,7 @@ class Record:
     error: str | None = None
     # What each output, by its name, must know to write this again without doing it twice. JSON can hold it.
     plans: Mapping[str, Any] = field(default_factory=dict)
+    # The plans of the record whose place this one takes, if the picture or the settings have changed: by them
+    # an output knows its own captions, which it may replace, from those of the user, which it may not.
+    previous_plans: Mapping[str, Any] = field(default_factory=dict)
+    open: Callable[[], BinaryIO] | None = None  # the item's, while its run lasts; the journal does not keep it

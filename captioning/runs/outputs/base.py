@@ -76,7 +76,7 @@ class Output(Protocol):
         """
 
     def commit(self) -> Mark:
-        """See that all that was written is on disk, as the fsync policy says; where to start from next time."""
+        """See that what was written is on disk, as the fsync policy says; where to start from next time."""
 
     def finish(self, records: Callable[[], Iterator[Record]], save: SaveMark) -> None:
         """Complete the files: forms that cannot grow are written now, from all records of the journal.

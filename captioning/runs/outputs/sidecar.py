@@ -1,0 +1,253 @@
+"""Caption files, one for each picture and extension: beside it, or mirrored below another folder."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any
+
+from ..records import Item, Record
+from .base import Mark, OnProblem, OutputError, SaveMark
+from .disk import Disk, place_for, telling, temporary_of
+from .existing import Existing, Found, State, joined, look_at
+from .texts import Column, text_of
+
+__all__ = ["SameStem", "Sidecars", "check_extension"]
+
+
+class SameStem(str, Enum):
+    """What is done with pictures that differ in their extension alone, and so ask for one caption file."""
+
+    ERROR = "error"  # the run does not start
+    FULL_NAME = "full-name"  # every caption file is called after the whole name of its picture: a.jpg.txt
+    FIRST = "first"  # the first of them, in the order of the run, gets the file; the others are left out
+
+
+def check_extension(extension: str) -> str:
+    """An extension of caption files, without its dot.
+
+    Raises:
+        OutputError: it is none, or pictures have it: captions would overwrite them.
+    """
+    from ...images import image_extensions
+
+    bare = extension.removeprefix(".")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", bare):
+        raise OutputError(
+            f"{extension!r} is no extension for caption files. Use letters, digits, '-', '_', as in 'txt'."
+        )
+    last = bare.rpartition(".")[2].lower()
+    if f".{last}" in image_extensions() or last in ("partial", "tmp", "tar", "sqlite"):
+        raise OutputError(
+            f"caption files cannot have the extension {extension!r}, which means another kind of file."
+        )
+    return bare
+
+
+class Sidecars:
+    """Writes the text of each answer to a file of its own; answers of one extension are joined in one file.
+
+    Plans hold, for each extension that is to be written, the digests of the file before and after, and what
+    of the old caption is kept.
+
+    Args:
+        folder: where the tree of the pictures is mirrored; None: each file lies beside its picture.
+        redo_damaged: replace caption files that are empty or damaged, which are else reported and left.
+    """
+
+    name = "sidecars"
+    changes_pictures = False
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        *,
+        folder: Path | None,
+        existing: Existing,
+        separator: str,
+        redo_damaged: bool,
+        same_stem: SameStem,
+        disk: Disk,
+        on_problem: OnProblem,
+    ) -> None:
+        self._columns: dict[str, list[tuple[int, Column]]] = {}
+        for position, column in enumerate(columns):
+            self._columns.setdefault(check_extension(column.name), []).append((position, column))
+        self._folder = folder
+        self._existing = existing
+        self._separator = separator
+        self._redo_damaged = redo_damaged
+        self._full_name = same_stem is SameStem.FULL_NAME
+        self._disk = disk
+        self._on_problem = on_problem
+
+    def targets(self, item: Item) -> list[Path]:
+        """One file for each extension."""
+        return [self._place(item, extension) for extension in self._columns]
+
+    def wants(self, item: Item) -> bool:
+        """Whether one of the files is not there, or is there to be changed."""
+        found = [(path, _look_at(path)) for path in self.targets(item)]
+        if any(self._may_write(one) for _, one in found):
+            return True
+        for path, one in found:
+            self._report(item.name, path, one)
+        return False
+
+    def start(self, mark: Mark | None) -> None:
+        """Nothing to do: what was begun is written again."""
+
+    def prepare(self, records: Sequence[Record]) -> list[Record]:
+        """Look at the files that are there and decide what becomes of each."""
+        return [self._prepared(record) if record.error is None else record for record in records]
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Write the files. Those that hold their caption already are not touched."""
+        for record in records:
+            if record.error is None:
+                planned = record if self.name in record.plans else self._prepared(record)
+                for extension, plan in planned.plans[self.name].items():
+                    self._write(planned, extension, plan)
+
+    def commit(self) -> Mark:
+        """The names of new files are on the disk; their content has been since they were written."""
+        self._disk.sync_folders()
+        return {}
+
+    def finish(self, records: Callable[[], Iterator[Record]], save: SaveMark) -> None:
+        """Nothing to do: every file is complete."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    # ---- where
+
+    def _place(self, picture: Item | Record, extension: str) -> Path:
+        if self._folder is not None:
+            place = self._folder / _below(picture.relative)
+        elif picture.path is not None:
+            place = picture.path
+        else:
+            raise OutputError(
+                f"{picture.name!r} lies in a shard or a table, where no caption file can lie beside it. "
+                "Name a folder for them with --output-dir, or choose another --format."
+            )
+        stem = place.name if self._full_name else _stem(place.name)
+        return place.with_name(f"{stem}.{extension}")
+
+    # ---- what
+
+    def _prepared(self, record: Record) -> Record:
+        plan = {}
+        for extension in self._columns:
+            path = self._place(record, extension)
+            found = _look_at(path)
+            own = record.previous_plans.get(self.name, {}).get(extension)
+            if own is not None and own["after"] == _digest(found):
+                plan[extension] = self._plan(record, extension, found, own.get("base"))
+            elif self._may_write(found):
+                plan[extension] = self._plan(record, extension, found, self._base(found))
+            else:
+                self._report(record.name, path, found)
+        return replace(record, plans={**record.plans, self.name: plan})
+
+    def _plan(self, record: Record, extension: str, found: Found, base: str | None) -> dict[str, Any]:
+        """The digests of a file before and after, and what of the old caption is kept."""
+        after = hashlib.sha256(self._content(record, extension, base)).hexdigest()
+        plan: dict[str, Any] = {"before": _digest(found), "after": after}
+        return plan if base is None else {**plan, "base": base}
+
+    def _base(self, found: Found) -> str | None:
+        """What is kept of what was found."""
+        if found.state is not State.CAPTION or self._existing not in (Existing.APPEND, Existing.PREPEND):
+            return None
+        return found.content.decode("utf-8-sig").replace("\r\n", "\n")
+
+    def _may_write(self, found: Found) -> bool:
+        if found.unusable:
+            return self._redo_damaged or self._existing is Existing.OVERWRITE
+        return found.state is State.MISSING or self._existing is not Existing.SKIP
+
+    def _report(self, name: str, path: Path, found: Found) -> None:
+        if found.unusable:
+            self._on_problem(
+                name, f"the caption file {str(path)!r} {found.reason}; left as it is without --redo-damaged"
+            )
+
+    def _content(self, record: Record, extension: str, base: str | None) -> bytes:
+        texts = [text_of(record, position, column) for position, column in self._columns[extension]]
+        text = functools.reduce(
+            lambda first, second: joined(first, second, self._separator),
+            [text.replace("\r\n", "\n").strip() for text in texts if text],
+            "",
+        )
+        if base is not None:
+            pair = (text, base) if self._existing is Existing.PREPEND else (base, text)
+            text = joined(*pair, self._separator)
+        return f"{text}\n".encode("utf-8", "backslashreplace")
+
+    # ---- writing
+
+    def _write(self, record: Record, extension: str, plan: Mapping[str, Any]) -> None:
+        path = self._place(record, extension)
+        report = functools.partial(self._on_problem, record.name)
+        found = _look_at(path)
+        state = _digest(found)
+        base = plan.get("base")
+        done = state == plan["after"]
+        if not done and state not in (plan["before"], None):  # somebody was here in the meantime
+            if self._existing is Existing.SKIP:
+                report(
+                    f"the caption file {str(path)!r} was changed by somebody during this run; left as it is"
+                )
+                done = True
+            else:
+                base = self._base(found)
+                done = base is not None and self._holds(base, self._content(record, extension, None).decode())
+        with telling(path, on_one=report):
+            if done:
+                temporary_of(place_for(path)).unlink(missing_ok=True)
+                return
+            self._disk.make_folder(path.parent)
+            self._disk.write_whole(path, self._content(record, extension, base))
+
+    def _holds(self, base: str, text: str) -> bool:
+        """Whether a caption has the text already where it would be added."""
+        if self._existing is Existing.PREPEND:
+            return base.strip().startswith(text.strip())
+        return base.strip().endswith(text.strip())
+
+
+def _look_at(path: Path) -> Found:
+    with telling(path, deed="read"):
+        return look_at(path)
+    raise AssertionError  # not reached: all errors are told by raising
+
+
+def _digest(found: Found) -> str | None:
+    """SHA-256 of what was found; None where there was no file."""
+    if found.state is State.MISSING or (found.state is State.DAMAGED and not found.content):
+        return None
+    return hashlib.sha256(found.content).hexdigest()
+
+
+def _stem(name: str) -> str:
+    """The name without its last extension; all of it where there is nothing before the dot."""
+    stem, dot, _ = name.rpartition(".")
+    return stem if dot and stem.strip(".") else name
+
+
+def _below(relative: Path) -> PurePath:
+    """A path that leads below the folder that it is put to.
+
+    Raises:
+        OutputError: it leads elsewhere.
+    """
+    if relative.is_absolute() or relative.drive or ".." in relative.parts or not relative.name:
+        raise OutputError(f"{str(relative)!r} leads out of the folder of the captions.")
+    return relative
