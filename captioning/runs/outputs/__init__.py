@@ -1,0 +1,31 @@
+"""What comes out of a run: caption files, tables, shards and captions within the pictures."""
+
+from __future__ import annotations
+
+from .base import Mark, OnProblem, Output, OutputError, SaveMark
+from .collisions import Collision, Targets, refuse
+from .disk import Fsync
+from .existing import Existing
+from .options import Form, OutputOptions, make_outputs
+from .sidecar import SameStem
+from .texts import Column
+from .webdataset import ShardLimits
+
+__all__ = [
+    "Collision",
+    "Column",
+    "Existing",
+    "Form",
+    "Fsync",
+    "Mark",
+    "OnProblem",
+    "Output",
+    "OutputError",
+    "OutputOptions",
+    "SameStem",
+    "SaveMark",
+    "ShardLimits",
+    "Targets",
+    "make_outputs",
+    "refuse",
+]

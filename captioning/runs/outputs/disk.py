@@ -56,16 +56,6 @@ class Disk:
     def write_whole(self, path: Path, content: bytes) -> None:
         """Make ``path`` hold ``content``; whoever reads it sees the old content or the new one, never a part.
 
-        Raises:
-            OSError: it cannot be written. What was there is still there.
-        """
-        with self.replacing(path) as stream:
-            stream.write(content)
-
-    @contextlib.contextmanager
-    def replacing(self, path: Path) -> Iterator[BinaryIO]:
-        """A temporary file beside ``path`` that takes its place when the block ends well.
-
         A link is followed, so that it stays a link; a file that is replaced hands its permissions on.
 
         Raises:
@@ -75,7 +65,7 @@ class Disk:
         temporary = temporary_of(place)
         try:
             with open(temporary, "wb") as stream:
-                yield stream
+                stream.write(content)
                 self.sync(stream)
             if place.exists():
                 shutil.copymode(place, temporary)

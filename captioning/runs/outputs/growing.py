@@ -152,14 +152,14 @@ class GrowingFile:
         # Behind what was committed lies what was not, unless the run was ended in order.
         more = mark.get("closed", False) and there.size > standing.ours.size
         if more or not standing.ours.begins(self._path):
-            if self._existing is Existing.OVERWRITE:
+            if self._existing is Existing.OVERWRITE or self._lines.is_ours(self._path):
                 return _Standing(Extent())
             return replace(self._go_on_behind(there, changed=True), edited=True)
         if mark["layout"] != self._lines.layout and standing.lines:
             if self._existing is Existing.OVERWRITE:
                 return _Standing(Extent())
             raise OutputError(
-                f"{str(self._path)!r} has other columns ({', '.join(mark['layout'])}), of an earlier run with "
+                f"{str(self._path)!r} has other columns ({', '.join(mark['layout'])}) of an earlier run with "
                 "other instructions. Choose another name with --output, or move it away."
             )
         if there.size > standing.ours.size:

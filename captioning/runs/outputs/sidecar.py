@@ -104,14 +104,14 @@ class Sidecars:
 
     def prepare(self, records: Sequence[Record]) -> list[Record]:
         """Look at the files that are there and decide what becomes of each."""
-        return [self._prepared(record) if record.error is None else record for record in records]
+        return [self._prepared(record) for record in records]
 
     def write(self, records: Sequence[Record]) -> None:
         """Write the files. Those that hold their caption already are not touched."""
         for record in records:
             if record.error is None:
                 planned = record if self.name in record.plans else self._prepared(record)
-                for extension, plan in planned.plans[self.name].items():
+                for extension, plan in planned.plans.get(self.name, {}).items():
                     self._write(planned, extension, plan)
 
     def commit(self) -> Mark:
@@ -143,23 +143,31 @@ class Sidecars:
     # ---- what
 
     def _prepared(self, record: Record) -> Record:
+        own = record.previous_plans.get(self.name, {})
+        # Where the picture failed this time, the captions of another time stay, and are still ours.
+        plan = self._planned(record, own) if record.error is None else own
+        return replace(record, plans={**record.plans, self.name: plan}) if plan else record
+
+    def _planned(self, record: Record, own: Mapping[str, Any]) -> dict[str, Any]:
         plan = {}
         for extension in self._columns:
             path = self._place(record, extension)
             found = _look_at(path)
-            own = record.previous_plans.get(self.name, {}).get(extension)
-            if own is not None and own["after"] == _digest(found):
-                plan[extension] = self._plan(record, extension, found, own.get("base"))
+            last = own.get(extension)
+            if last is not None and _is_ours(found, last):
+                plan[extension] = self._plan(record, extension, found, last.get("base"), ours=True)
             elif self._may_write(found):
-                plan[extension] = self._plan(record, extension, found, self._base(found))
+                plan[extension] = self._plan(record, extension, found, self._base(found), ours=False)
             else:
                 self._report(record.name, path, found)
-        return replace(record, plans={**record.plans, self.name: plan})
+        return plan
 
-    def _plan(self, record: Record, extension: str, found: Found, base: str | None) -> dict[str, Any]:
-        """The digests of a file before and after, and what of the old caption is kept."""
+    def _plan(
+        self, record: Record, extension: str, found: Found, base: str | None, *, ours: bool
+    ) -> dict[str, Any]:
+        """The digests of a file before and after, whose it was, and what of the old caption is kept."""
         after = hashlib.sha256(self._content(record, extension, base)).hexdigest()
-        plan: dict[str, Any] = {"before": _digest(found), "after": after}
+        plan: dict[str, Any] = {"before": _digest(found), "after": after, "ours": ours}
         return plan if base is None else {**plan, "base": base}
 
     def _base(self, found: Found) -> str | None:
@@ -221,6 +229,12 @@ class Sidecars:
         if self._existing is Existing.PREPEND:
             return base.strip().startswith(text.strip())
         return base.strip().endswith(text.strip())
+
+
+def _is_ours(found: Found, last: Mapping[str, Any]) -> bool:
+    """Whether a file is as we have left it: written, or about to be written once more when we were killed."""
+    digest = _digest(found)
+    return digest == last["after"] or (last["ours"] and digest == last["before"])
 
 
 def _look_at(path: Path) -> Found:

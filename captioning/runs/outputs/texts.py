@@ -16,10 +16,7 @@ class Column:
     """One instruction of the run, and what its answers are called on their way out."""
 
     instruction: str  # canonical name
-    name: str  # of the column of a table, or the extension of a caption file, without a dot
-
-    def __str__(self) -> str:
-        return f"{self.instruction}:{self.name}"
+    name: str = ""  # of the column of a table, or the extension of a caption file; empty: the usual one
 
 
 def check_columns(columns: Sequence[Column], own: Iterable[str]) -> None:
