@@ -50,16 +50,11 @@ class OutputOptions:
         OutputError: two of the options contradict each other.
     """
 
-    instructions: tuple[str, ...]  # canonical names, in the order of the results
-    names: tuple[
-        str | None, ...
-    ] = ()  # for each instruction: the extension or column of its answers, if given
+    columns: tuple[Column, ...]  # in the order of the results
     forms: tuple[Form, ...] = (Form.SIDECAR,)
     extension: str = "txt"  # of caption files, where an instruction has none of its own
     output: Path | None = None  # the file, or for webdataset the folder; for one form besides sidecar
-    output_dir: Path | None = (
-        None  # caption files are mirrored there, other files have their usual names there
-    )
+    output_dir: Path | None = None  # for mirrored caption files, and for files with their usual names
     embed: bool = False  # write captions into the pictures, too
     errors: Path | None = None  # file for pictures that could not be captioned
     existing: Existing = Existing.SKIP
@@ -86,12 +81,8 @@ class OutputOptions:
                 raise OutputError("image folders have one metadata.jsonl, which cannot be written in parts.")
         if self.output is not None and len(self.files) != 1:
             raise OutputError(
-                "--output names the file of one --format. "
-                + (
-                    "Name the folder of several with --output-dir."
-                    if self.files
-                    else "Caption files have --output-dir."
-                )
+                "--output names the one file of a --format. Name the folder of several, or of caption files, "
+                "with --output-dir."
             )
 
     @property
