@@ -1,0 +1,69 @@
+"""What a picture is called in a run, and in which order pictures come."""
+
+from __future__ import annotations
+
+import os
+import re
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+
+# Made by systems and not by users: thumbnails of network drives, what archives of macOS carry, waste baskets.
+_SYSTEM_FOLDERS = frozenset(["@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information"])
+
+_DIGITS = re.compile(r"[0-9]+")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is nobody's picture: hidden, or made by the system."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+def natural_key(name: str) -> tuple[str, str]:
+    """Sorts ``image2`` before ``image10``, and capitals with small letters; no two names are equal."""
+    return _DIGITS.sub(_sortable, name.casefold()), name
+
+
+def _sortable(number: re.Match[str]) -> str:
+    digits = number[0].lstrip("0")
+    return f"0{chr(len(digits))}{digits}"  # with the length first, text sorts as numbers do
+
+
+def digest_of(text: str) -> int:
+    """64 bits that are the same on every machine and never 0."""
+    encoded = text.encode("utf-8", "surrogatepass")  # bytes that are no UTF-8 are surrogates
+    return int.from_bytes(blake2b(encoded, digest_size=8).digest(), "big") or 1
+
+
+def within(path: str, folder: str) -> str | None:
+    """What of ``path`` comes below ``folder``, empty for the folder itself; None where it lies elsewhere.
+
+    Both are absolute and normalised.
+    """
+    at, below = os.path.normcase(path), os.path.normcase(folder)
+    if at == below:
+        return ""
+    prefix = below if below.endswith(os.sep) else below + os.sep
+    return path[len(prefix) :] if at.startswith(prefix) else None
+
+
+def common_folder(folders: list[str]) -> str | None:
+    """The lowest folder that holds all of them; None where there is none, as on two drives of Windows."""
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:
+        return None
+
+
+def name_below(path: str, base: str | None) -> str:
+    """``path`` relative to ``base``, with slashes; absolute where it lies elsewhere."""
+    absolute = os.path.abspath(path)
+    below = within(absolute, base) if base is not None else None
+    return (below or absolute).replace(os.sep, "/")
+
+
+def relative_path(name: str) -> Path:
+    """Where the captions of what is called ``name`` belong below an output folder; never outside of it."""
+    drive, rest = os.path.splitdrive(name)
+    parts = [part for part in PurePosixPath(rest.replace(os.sep, "/")).parts if part not in ("/", "//", "..")]
+    drives = [re.sub(r"[:\\/]+", "_", drive).strip("_")] if drive else []
+    return Path(*drives, *parts)
