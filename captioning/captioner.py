@@ -56,6 +56,7 @@ class ImageResult:
     results: tuple[Result, ...] = ()  # in the order of the instructions
     error: str | None = None
     exception: Exception | None = field(default=None, compare=False)
+    size: tuple[int, int] | None = None  # width and height in pixels, of a picture that could be read
 
     @property
     def ok(self) -> bool:
@@ -225,7 +226,8 @@ class _Run:
         done = []
         for name, picture in group:
             if isinstance(picture, Picture):
-                done.append(ImageResult(name, tuple(next(results) for _ in self._instructions)))
+                answers_of = tuple(next(results) for _ in self._instructions)
+                done.append(ImageResult(name, answers_of, size=picture.size))
             else:
                 done.append(ImageResult(name, error=str(picture), exception=picture))
         return done

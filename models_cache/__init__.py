@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         unregister_folder,
     )
     from .free_memory import free_bytes, is_out_of_memory
+    from .identity import checkpoint_digest
     from .manager import LoadedInfo, ModelManager, shared_manager
     from .memory import return_memory
     from .placement import DirectPlacement, Placement
@@ -52,6 +53,7 @@ _LAZY = {
     "unregister_folder": "folders",
     "free_bytes": "free_memory",
     "is_out_of_memory": "free_memory",
+    "checkpoint_digest": "identity",
     "LoadedInfo": "manager",
     "ModelManager": "manager",
     "shared_manager": "manager",
@@ -77,6 +79,7 @@ __all__ = [
     "Placement",
     "Problem",
     "catalogue",
+    "checkpoint_digest",
     "checkpoint_problems",
     "download_folder",
     "ensure_checkpoint",

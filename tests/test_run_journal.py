@@ -120,21 +120,28 @@ def test_what_is_begun_and_not_finished_comes_back_once(path: Path) -> None:
         assert next(journal.unfinished()).plans == {"txt": {"before": "é"}}
         journal.finish({"b": "2", "c": "1"}, {"jsonl": {"size": 7}})
         assert names(journal.unfinished()) == []
-        assert [record.plans for record in journal.records()] == [{}] * 3
         assert journal.is_done(item("b", "2"))
         assert journal.marks() == {"jsonl": {"size": 7}}
 
 
-def test_what_was_begun_under_other_settings_is_forgotten_on_request(path: Path) -> None:
+def test_what_was_begun_under_other_settings_is_not_written_again(path: Path) -> None:
     with Journal(path, "old") as journal:
         write(journal, record("a"))
         journal.begin([record("b")])
     with Journal(path, "new") as journal:
         assert names(journal.unfinished()) == []
-        journal.forget_outdated_unfinished()
-    with Journal(path, "old") as journal:
-        assert names(journal.unfinished()) == []
+        assert journal.standing(item("b")).outdated
         assert names(journal.records()) == ["a"]
+
+
+def test_the_plans_of_before_are_known_when_a_picture_is_captioned_again(path: Path) -> None:
+    with Journal(path, "settings") as journal:
+        write(journal, record("a", plans={"txt": "after"}))
+        journal.begin([record("b", plans={"txt": "half"})])
+        known = journal.with_previous_plans([record("a"), record("b"), record("c")])
+    assert [(one.plans, one.previous_plans) for one in known] == [
+        ({}, {"txt": "after"}), ({}, {"txt": "half"}), ({}, {}),
+    ]  # fmt: skip
 
 
 def test_restart_forgets_everything(path: Path) -> None:

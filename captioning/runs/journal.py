@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ CREATE TABLE records (
     finished INTEGER NOT NULL,    -- 0 until the outputs have it on disk
     error TEXT,
     answers TEXT NOT NULL,        -- JSON: {"results": […], "size": [width, height] or null}
-    plans TEXT                    -- JSON, until finished: what the outputs must know to write it again
+    plans TEXT NOT NULL           -- JSON: what the outputs know of how they wrote it
 );
 CREATE INDEX unfinished ON records (number) WHERE finished = 0;
 CREATE INDEX failed ON records (number) WHERE error IS NOT NULL;
@@ -63,7 +63,7 @@ class Standing:
     """What the journal has on a picture."""
 
     known: Known
-    outdated: bool = False  # it was captioned, but has changed since, or the settings have
+    outdated: bool = False  # it was captioned in another state, or under other settings
 
 
 def journal_files(path: Path) -> list[Path]:
@@ -103,6 +103,11 @@ class Journal:
         if restart:
             self._forget_all()
 
+    @classmethod
+    def empty(cls, settings: str) -> Journal:
+        """One that is in memory alone."""
+        return cls(Path(":memory:"), settings)
+
     def close(self) -> None:
         """Release the lock. What was not finished is still begun."""
         with self._lock:
@@ -139,9 +144,7 @@ class Journal:
         """
         rows = [(fingerprint, os.fsencode(name)) for name, fingerprint in fingerprints.items()]
         with self._transaction() as connection:
-            connection.executemany(
-                "UPDATE records SET finished = 1, plans = NULL, fingerprint = ? WHERE name = ?", rows
-            )
+            connection.executemany("UPDATE records SET finished = 1, fingerprint = ? WHERE name = ?", rows)
             connection.executemany(
                 "INSERT OR REPLACE INTO marks (output, mark) VALUES (?, ?)",
                 [(output, json.dumps(mark)) for output, mark in marks.items()],
@@ -151,10 +154,16 @@ class Journal:
         """Records of these settings that were begun, but perhaps not written, in order, with their plans."""
         return self._read("finished = 0 AND settings = ?", self.settings)
 
-    def forget_outdated_unfinished(self) -> None:
-        """Forget what was begun under other settings, whose outputs are not those of this run."""
-        with self._transaction() as connection:
-            connection.execute("DELETE FROM records WHERE finished = 0 AND settings != ?", (self.settings,))
+    def with_previous_plans(self, records: Sequence[Record]) -> list[Record]:
+        """The records with what the outputs knew when they last wrote something under these names."""
+        known = []
+        with self._reading() as connection:
+            for record in records:
+                row = connection.execute(
+                    "SELECT plans FROM records WHERE name = ?", (os.fsencode(record.name),)
+                ).fetchone()
+                known.append(record if row is None else replace(record, previous_plans=json.loads(row[0])))
+        return known
 
     # ---- what is known
 
@@ -165,10 +174,10 @@ class Journal:
                 "SELECT fingerprint, settings, finished, error IS NOT NULL FROM records WHERE name = ?",
                 (os.fsencode(item.name),),
             ).fetchone()
-        if row is None or not row[2]:
+        if row is None:
             return Standing(Known.NOTHING)
-        fingerprint, settings, _, failed = row
-        if (fingerprint, settings) != (item.fingerprint, self.settings):
+        fingerprint, settings, finished, failed = row
+        if not finished or (fingerprint, settings) != (item.fingerprint, self.settings):
             return Standing(Known.NOTHING, outdated=not failed)
         return Standing(Known.FAILED if failed else Known.DONE)
 
@@ -187,15 +196,16 @@ class Journal:
         return None if row is None else _record_of(row)
 
     def records(self) -> Iterator[Record]:
-        """What is known under these settings, errors too, in the order in which it was answered.
+        """All that is on disk, errors too, in the order in which it was answered.
 
-        Reads a page at a time: memory does not grow with the number of records.
+        What was answered under other settings stays until the picture is captioned again. Reads a page at a
+        time: memory does not grow with the number of records.
         """
-        return self._read("finished = 1 AND settings = ?", self.settings)
+        return self._read("finished = 1")
 
     def errors(self) -> Iterator[Record]:
         """Those of :meth:`records` that could not be captioned."""
-        return self._read("finished = 1 AND settings = ? AND error IS NOT NULL", self.settings)
+        return self._read("finished = 1 AND error IS NOT NULL")
 
     def counts(self) -> tuple[int, int]:
         """How many captions and how many errors are known under these settings."""
@@ -386,5 +396,5 @@ def _record_of(row: Sequence[Any]) -> Record:
         results=tuple(body["results"]),
         size=None if body["size"] is None else (body["size"][0], body["size"][1]),
         error=error,
-        plans={} if plans is None else json.loads(plans),
+        plans=json.loads(plans),
     )

@@ -83,7 +83,7 @@ class Search:
     pattern: NamePattern | None
     links: Links
     claims: Claims
-    fingerprints: bool  # False: leave out those that cost reading the content
+    fingerprints: bool  # False: the items are only counted, so no picture is looked at
     on_problem: Callable[[str, str], None]
 
     def name_of(self, path: str) -> str:
@@ -99,7 +99,10 @@ class Search:
                 was found in a folder, and leaving it out is right if it has gone or is a pipe.
         """
         name = self.name_of(path)
-        fingerprint, opener = _state_of(path, wanted)
+        if self.fingerprints:
+            fingerprint, opener = _state_of(path, wanted)
+        else:
+            fingerprint, opener = "", functools.partial(open_patiently, path, path)
         if fingerprint is not None and self.claims.take(name, os.path.normcase(identity)):
             yield Item(name, relative_path(name), Path(path), fingerprint, opener)
 

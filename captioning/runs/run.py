@@ -1,0 +1,402 @@
+"""A run over many pictures, from what the user named to captions on disk.
+
+A thread looks for pictures and leaves out what is done; the caller's thread captions, while the captioner
+reads ahead; a thread writes. Memory does not grow with the number of pictures, and a kill at any instant
+costs no more than what the device was at.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from ..captioner import CaptionOptions
+from .counting import Counter
+from .flow import Ahead, Behind
+from .journal import Journal
+from .outputs import Form, Output, OutputOptions, SameStem, Targets, make_outputs, refuse
+from .pictures import ItemPicture
+from .places import errors_place, journal_place
+from .records import Item, Record
+from .selection import Left, Selection
+from .settings import settings_digest
+from .sources import find_items
+from .writing import GroupWriter
+
+if TYPE_CHECKING:
+    from ..captioner import Captioner, ImageResult
+
+__all__ = ["FolderRun", "Plan", "RunOptions", "RunProgress", "RunReport", "run_folder"]
+
+OnProblem = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is to do, besides the checkpoint."""
+
+    inputs: tuple[str, ...]  # see `find_items`
+    output: OutputOptions  # what is asked, and where the answers go
+    captions: CaptionOptions = field(default_factory=CaptionOptions)
+    recursive: bool = True
+    pattern: str | None = None
+    column: str = "image"  # of tables
+    journal: Path | None = None  # None: where the captions go, see `journal_place`
+    restart: bool = False  # forget the journal, not the captions
+    retry_errors: bool = False  # try again what failed before, though nothing has changed
+    max_errors: int | None = None  # stop after more pictures than this have failed; None: never
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """What is asked of each picture, in order; canonical names."""
+        return tuple(column.instruction for column in self.output.columns)
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run is; all counts are of pictures."""
+
+    captioned: int = 0
+    rewritten: int = 0  # known to the journal, but their files were gone
+    failed: int = 0
+    left_out: int = 0  # done before, failed before, or with captions that are kept
+    checked: int = 0  # looked at before the first is captioned
+    total: int | None = None  # None until all are counted
+
+    @property
+    def worked(self) -> int:
+        """Pictures that this run has dealt with."""
+        return self.captioned + self.rewritten + self.failed
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a run ended; all counts are of pictures."""
+
+    captioned: int
+    rewritten: int
+    failed: int
+    done_before: int
+    failed_before: int
+    kept: int  # had captions that were to be kept
+    same_stem: int  # left out, since their caption file is another's
+    problems: int  # folders and the like that could not be read, captions that could not be written
+    seconds: float
+    stopped: bool  # before its end, as it was told to
+    too_many_errors: bool
+    journal: Path
+    errors: Path  # file of the pictures that failed; there if there are any
+
+    @property
+    def complete(self) -> bool:
+        """Whether every picture has its captions now."""
+        failed = self.failed + self.failed_before + self.problems
+        return not (self.stopped or self.too_many_errors or failed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do; all counts are of pictures."""
+
+    to_caption: int
+    to_rewrite: int
+    done_before: int
+    failed_before: int
+    kept: int
+    same_stem: int
+    places: tuple[str, ...]  # where captions would go
+    journal: Path
+    errors: Path
+
+
+def run_folder(
+    options: RunOptions,
+    captioner: Captioner,
+    on_progress: Callable[[RunProgress], None] = lambda progress: None,
+    stop: threading.Event | None = None,
+    on_problem: OnProblem = lambda name, reason: None,
+) -> RunReport:
+    """Caption all pictures of ``options`` that are not captioned yet.
+
+    Args:
+        on_progress: called in this thread, after each picture and about ten times a second while waiting.
+        stop: when it is set, the batch in flight is finished and written, and the run returns.
+        on_problem: told, in this thread, the name and reason of each picture that failed, and of what else
+            could not be read or written.
+
+    Raises:
+        SourceError: an input is not there, or there is no picture in any.
+        OutputError: two pictures ask for one file, a file is in the way, or one cannot be written. What was
+            done before is safe, as with all that is raised here.
+        JournalError: the journal is in use or cannot be used.
+        ModelFilesError, CheckpointError, ValueError, OutOfMemoryError: see :meth:`.Captioner.stream`.
+    """
+    return FolderRun(options, captioner, on_progress, stop or threading.Event(), on_problem).run()
+
+
+class FolderRun:
+    """One run. See :func:`run_folder`."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        captioner: Captioner,
+        on_progress: Callable[[RunProgress], None],
+        stop: threading.Event,
+        on_problem: OnProblem,
+    ) -> None:
+        self._options = options
+        self._captioner = captioner
+        self._journal = options.journal or journal_place(options.inputs, options.output)
+        self._errors = options.output.errors or errors_place(options.inputs, options.output)
+        self._on_progress = on_progress
+        self._stop = stop
+        self._on_problem = on_problem
+        self._told: SimpleQueue[tuple[str, str]] = SimpleQueue()  # problems that other threads have met
+        self._left = Left()
+        self._captioned = self._rewritten = self._failed = self._problems = self._checked = 0
+        self._counter: Counter | None = None
+        self._total: int | None = None
+
+    def run(self) -> RunReport:
+        """Do it."""
+        started = time.monotonic()
+        options = self._options
+        settings = settings_digest(self._captioner, options.instructions, options.captions)
+        outputs = self._make_outputs()
+        with ExitStack() as stack:
+            journal = stack.enter_context(Journal(self._journal, settings, restart=options.restart))
+            late = self._check_targets(outputs, stack)
+            fresh = not {output.name for output in outputs} <= set(journal.marks())
+            writer = GroupWriter(journal, outputs)
+            stack.callback(writer.close)
+            writer.start()
+            selection = Selection(journal, outputs, fresh, late, options.retry_errors)
+            behind: Behind[Record] = Behind(writer.write)
+            try:
+                self._caption(selection, behind)
+            finally:  # whatever has happened, what was answered is written
+                behind.finish()
+                writer.finish()
+            self._advance()
+        return self._report(time.monotonic() - started)
+
+    def plan(self) -> Plan:
+        """What :meth:`run` would do. Writes nothing.
+
+        Raises:
+            SourceError, OutputError, JournalError: as the run would.
+        """
+        options = self._options
+        settings = settings_digest(self._captioner, options.instructions, options.captions)
+        outputs = self._make_outputs()
+        with ExitStack() as stack:
+            known = self._journal.exists() and not options.restart
+            journal = stack.enter_context(
+                Journal(self._journal, settings) if known else Journal.empty(settings)
+            )
+            late = self._check_targets(outputs, stack)
+            marks = journal.marks()
+            fresh = bool(marks) and not {output.name for output in outputs} <= set(marks)
+            selection = Selection(journal, outputs, fresh, late, options.retry_errors)
+            to_caption = to_rewrite = 0
+            for work in selection.choose(self._items(self._tell), self._left):
+                to_caption += isinstance(work, Item)
+                to_rewrite += isinstance(work, Record)
+                self._advance()
+        left = self._left
+        return Plan(
+            to_caption=to_caption, to_rewrite=to_rewrite, done_before=left.done,
+            failed_before=left.failed_before, kept=left.kept, same_stem=left.same_stem,
+            places=tuple(_places(options)), journal=self._journal, errors=self._errors,
+        )  # fmt: skip
+
+    def _make_outputs(self) -> list[Output]:
+        return make_outputs(replace(self._options.output, errors=self._errors), self._tell)
+
+    # ---- the pictures
+
+    def _items(self, on_problem: OnProblem, *, fingerprints: bool = True) -> Iterator[Item]:
+        options = self._options
+        part = options.output.part
+        return find_items(
+            options.inputs,
+            recursive=options.recursive,
+            pattern=options.pattern,
+            column=options.column,
+            shard=None if part is None else (part[0] - 1, part[1]),
+            fingerprints=fingerprints,
+            on_problem=on_problem,
+        )
+
+    def _check_targets(self, outputs: Sequence[Output], stack: ExitStack) -> Targets | None:
+        """See that no two pictures ask for one file, and count them; only counted where none has its own.
+
+        Returns:
+            Which pictures came late, if those are to be left out.
+
+        Raises:
+            OutputError: two do.
+        """
+        targets = stack.enter_context(Targets())
+        for item in self._items(_ignore, fingerprints=False):
+            files = [path for output in outputs for path in output.targets(item)]
+            if not files:  # nor have the others: there is nothing to wait for
+                self._counter = Counter(self._items(_ignore, fingerprints=False))
+                stack.callback(self._counter.stop)
+                return None
+            targets.add(item.name, files)
+            self._checked += 1
+            if self._checked % 100 == 0:
+                self._advance()
+            if self._stop.is_set():
+                return None
+        self._total = self._checked
+        if self._options.output.same_stem is SameStem.FIRST:
+            return targets
+        refuse(targets)
+        return None
+
+    # ---- the device
+
+    def _caption(self, selection: Selection, behind: Behind[Record]) -> None:
+        """Caption what is chosen, and hand it on to be written."""
+        work = Ahead(selection.choose(self._items(self._tell), self._left))
+        given: deque[Item] = deque()
+        batch = _BatchWatch(self._stopping)
+        with closing(work):
+            pictures = self._pictures(work, behind, given)
+            options = self._options
+            results = self._captioner.stream(pictures, options.instructions, options.captions, batch.on_step)
+            try:
+                for result in results:
+                    batch.ended()
+                    record = _record_of(given.popleft(), result)
+                    behind.put(record)
+                    self._count(record)
+            except _StoppedError:
+                pass
+            finally:
+                results.close()  # type: ignore[attr-defined]
+
+    def _pictures(
+        self, work: Ahead[Item | Record], behind: Behind[Record], given: deque[Item]
+    ) -> Iterator[Any]:
+        """The pictures for the captioner, noted in ``given``; what needs no captioner is written at once."""
+        for one in work:
+            if self._stopping():
+                return
+            if isinstance(one, Item):
+                given.append(one)
+                yield ItemPicture(one)
+            elif one is not None:
+                behind.put(one)
+                self._rewritten += 1
+            self._advance()
+
+    def _stopping(self) -> bool:
+        return self._stop.is_set() or self._has_too_many_errors()
+
+    def _has_too_many_errors(self) -> bool:
+        most = self._options.max_errors
+        return most is not None and self._failed > most
+
+    # ---- what is told
+
+    def _tell(self, name: str, reason: str) -> None:
+        """To be called by any thread."""
+        self._told.put((name, reason))
+
+    def _count(self, record: Record) -> None:
+        if record.error is None:
+            self._captioned += 1
+        else:
+            self._failed += 1
+            self._on_problem(record.name, record.error)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Tell the caller where we are, and what other threads have met."""
+        while True:
+            try:
+                name, reason = self._told.get_nowait()
+            except Empty:
+                break
+            self._problems += 1
+            self._on_problem(name, reason)
+        total = self._total if self._counter is None else self._counter.total
+        self._on_progress(
+            RunProgress(
+                self._captioned, self._rewritten, self._failed, self._left.total, self._checked, total
+            )
+        )
+
+    def _report(self, seconds: float) -> RunReport:
+        left = self._left
+        too_many = self._has_too_many_errors()
+        return RunReport(
+            captioned=self._captioned, rewritten=self._rewritten, failed=self._failed, done_before=left.done,
+            failed_before=left.failed_before, kept=left.kept, same_stem=left.same_stem,
+            problems=self._problems, seconds=seconds, stopped=self._stop.is_set(),
+            too_many_errors=too_many, journal=self._journal, errors=self._errors,
+        )  # fmt: skip
+
+
+def _places(options: RunOptions) -> Iterator[str]:
+    """Where captions go, for people."""
+    output = options.output
+    if Form.SIDECAR in output.forms:
+        columns = output.named_columns(lambda _: output.extension)
+        files = ", ".join(dict.fromkeys(f"*.{column.name}" for column in columns))
+        yield f"{files} {'beside the images' if output.output_dir is None else f'in {output.output_dir}'}"
+    yield from (str(output.place(form)) for form in output.files)
+    if output.embed:
+        yield "within the images"
+
+
+def _ignore(name: str, reason: str) -> None:
+    """Problems are told once, when the pictures are captioned."""
+
+
+class _StoppedError(Exception):
+    """Ends the captioner before its next batch."""
+
+
+class _BatchWatch:
+    """Lets the batch that is in flight when the run is stopped come to its end, and no other one begin."""
+
+    def __init__(self, stopping: Callable[[], bool]) -> None:
+        self._stopping = stopping
+        self._in_flight = False
+
+    def on_step(self, _: int) -> None:
+        """A step of the model begins."""
+        if not self._in_flight and self._stopping():
+            raise _StoppedError
+        self._in_flight = True
+
+    def ended(self) -> None:
+        """There is a result: the batch has ended."""
+        self._in_flight = False
+
+
+def _record_of(item: Item, result: ImageResult) -> Record:
+    shown = item.name if item.name.isprintable() else repr(item.name)
+    error = None if result.error is None else result.error.removeprefix(f"{shown}: ")
+    return Record(
+        name=item.name,
+        relative=item.relative,
+        path=item.path,
+        fingerprint=item.fingerprint,
+        results=tuple(answer.to_dict() for answer in result.results),
+        size=result.size,
+        error=error,
+        open=item.open,
+    )

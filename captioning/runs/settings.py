@@ -1,0 +1,51 @@
+"""What shapes the answers of a run besides the pictures, as one digest that the journal compares."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..captioner import Captioner, CaptionOptions
+
+_VERSION = 1  # to be raised when the same settings come to mean other answers
+
+
+def settings_digest(captioner: Captioner, instructions: Sequence[str], options: CaptionOptions) -> str:
+    """Equal for two runs whose answers are interchangeable, on whatever machine.
+
+    The checkpoint counts by the bytes of its files. Device and batch size do not count, nor which of the
+    floating-point formats is used (what ``auto`` takes depends on the machine); ``int8`` does.
+
+    Args:
+        captioner: its checkpoint is not loaded, and not downloaded. One that is not here equals no other.
+        instructions: canonical names, in order.
+
+    Raises:
+        ModelFilesError: the name of the checkpoint stands for nothing.
+    """
+    from ...models_cache import checkpoint_digest, entry_of, find_checkpoint
+
+    entry = entry_of(captioner.model)
+    folder = find_checkpoint(captioner.model)
+    settings = {
+        "version": _VERSION,
+        "model": None if folder is None else checkpoint_digest(folder),
+        "prompts": dict(entry.prompts) if entry is not None else {},
+        "instructions": list(instructions),
+        "generation": _fields(options.generation),
+        "tags": _fields(options.tags),
+        "text_input": options.text_input,
+        "background": options.background,
+        "kind": "int8" if captioner.dtype == "int8" else "float",
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _fields(options: Any) -> dict[str, Any]:
+    """The public fields of a dataclass."""
+    names = [field.name for field in dataclasses.fields(options) if not field.name.startswith("_")]
+    return {name: getattr(options, name) for name in names}

@@ -1,0 +1,98 @@
+"""From records to the outputs, through the journal: a kill at any instant loses and repeats nothing."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from .flow import GROUP
+from .journal import Journal
+from .outputs import Mark, Output
+from .records import Record
+from .sources.search import fingerprint_of
+
+
+class GroupWriter:
+    """Writes groups of records to all outputs.
+
+    Args:
+        outputs: each of a name of its own.
+    """
+
+    def __init__(self, journal: Journal, outputs: Sequence[Output]) -> None:
+        self._journal = journal
+        self._outputs = outputs
+        self.written = 0  # records
+
+    def start(self) -> None:
+        """Bring the outputs to where the journal stands, and write what was begun before a kill.
+
+        Raises:
+            OutputError: a file is in the way, or cannot be written.
+            JournalError: the journal cannot be written.
+        """
+        marks = self._journal.marks()
+        for output in self._outputs:
+            output.start(marks.get(output.name))
+            self._save(output, output.commit())
+        for group in _in_groups(self._journal.unfinished()):
+            self._write(group)
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Keep a group in the journal, then write it.
+
+        Raises:
+            OutputError: a file cannot be written. The group is safe in the journal.
+            JournalError: the journal cannot be written. The group is lost, and will be captioned again.
+        """
+        group = [_without_plans(record) for record in self._journal.with_previous_plans(records)]
+        for output in self._outputs:
+            group = output.prepare(group)
+        self._journal.begin(group)
+        self._write(group)
+        self.written += len(group)
+
+    def finish(self) -> None:
+        """Complete the files; also when the run is stopped before its end.
+
+        Raises:
+            OutputError: a file cannot be written. The next run does it.
+        """
+        for output in self._outputs:
+            output.finish(self._journal.records, functools.partial(self._save, output))
+
+    def close(self) -> None:
+        """Close all files, also after an error."""
+        for output in self._outputs:
+            output.close()
+
+    def _write(self, group: Sequence[Record]) -> None:
+        for output in self._outputs:
+            output.write(group)
+        marks = {output.name: output.commit() for output in self._outputs}
+        self._journal.finish({record.name: self._fingerprint_now(record) for record in group}, marks)
+
+    def _save(self, output: Output, mark: Mark) -> None:
+        self._journal.finish({}, {output.name: mark})
+
+    def _fingerprint_now(self, record: Record) -> str:
+        """The fingerprint that the next run will find: captions may have been written into the picture."""
+        changed = record.path is not None and any(output.changes_pictures for output in self._outputs)
+        if not changed or record.path is None or record.error is not None:
+            return record.fingerprint
+        try:
+            return fingerprint_of(record.path.stat())
+        except OSError:  # somebody has taken it away meanwhile
+            return record.fingerprint
+
+
+def _without_plans(record: Record) -> Record:
+    """As it is to be prepared. Where a picture has become unreadable, its captions stay, and stay ours."""
+    return replace(record, plans={} if record.error is None else record.previous_plans)
+
+
+def _in_groups(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while group := list(itertools.islice(records, GROUP)):
+        yield group
