@@ -14,7 +14,7 @@ import typer
 from ..captioning.captioner import DEFAULT_MODEL
 from .choices import Dtype, EarlyStopping, Underscores
 from .completion import complete_model
-from .reporting import UsageError, say
+from .reporting import UsageError
 from .streams import is_terminal
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ class AnswerFlags:
         Dtype,
         typer.Option(
             metavar="TYPE",  # the list would take the room of the default model's name
-            help="Number format: auto, fp32, fp16, bf16 or int8; auto is fp16 on a GPU, bf16 on a CPU that has "
-            "it, else fp32.",
+            help="Number format: auto, fp32, fp16, bf16 or int8; auto is fp16 on a GPU, bf16 on a CPU that "
+            "has it, else fp32.",
             rich_help_panel=_DEVICE,
         ),
     ] = Dtype.AUTO
@@ -270,8 +270,16 @@ class AnswerFlags:
         except ValueError as error:
             raise UsageError(str(error)) from error
 
-    def captioner(self) -> Captioner:
+    @property
+    def watched(self) -> bool:
+        """Whether somebody is to see how far we are."""
+        return is_terminal(sys.stderr) and not self.quiet
+
+    def captioner(self, *, fetch: bool = True) -> Captioner:
         """A captioner whose checkpoint is there, downloaded first if need be.
+
+        Args:
+            fetch: False where none will be loaded.
 
         Raises:
             UsageError: the device or the number format is not to be had.
@@ -286,10 +294,8 @@ class AnswerFlags:
             dtype = resolve_dtype(self._precision(), device)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        watched = is_terminal(sys.stderr) and not self.quiet
-        ensure_checkpoint(self.model, offline=self.offline, progress=watched)
-        if watched:
-            say(f"Loading {self.model}")
+        if fetch:
+            ensure_checkpoint(self.model, offline=self.offline, progress=self.watched)
         return Captioner(self.model, device=device, dtype=dtype, batch_size=self.batch_size)
 
     def _precision(self) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from .._version import __version__
 from .caption import caption
+from .folder import folder
 from .help_text import fold
 from .instructions import instructions
 from .models import models_app
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(help=fold(caption.__doc__))(caption)
+app.command(help=fold(folder.__doc__))(folder)
 app.command(help=fold(instructions.__doc__))(instructions)
 app.add_typer(models_app, name="models")
 

@@ -97,6 +97,8 @@ def caption(
             writer = _make_writer(form, stream, alone=len(paths) * len(instructions) == 1)
             stack.callback(writer.close)
             captioner = flags.captioner()
+            if flags.watched:
+                say(f"Loading {flags.model}")
             failed = _caption_all(captioner, paths, instructions, options, writer, quiet=flags.quiet)
         if failed:
             if len(paths) > 1 and not flags.quiet:

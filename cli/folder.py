@@ -1,0 +1,415 @@
+"""``promptgen folder``: pictures of any number to captions on disk, in runs that survive anything."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..captioning.captioner import DEFAULT_INSTRUCTION
+from ..captioning.runs.outputs import (
+    Column,
+    Existing,
+    Form,
+    Fsync,
+    OutputError,
+    OutputOptions,
+    SameStem,
+)
+from .answer_flags import ASK, OUTPUT, AnswerFlags, expand_flags
+from .completion import complete_instruction
+from .reporting import FAILED, STOPPED, UsageError, configure_logging, reported_errors, say
+from .run_progress import RunTeller, duration
+from .stopping import stop_on_signals
+
+if TYPE_CHECKING:
+    from ..captioning.runs.run import Plan, RunReport
+
+_INPUT = "Which images"
+_RUN = "The run"
+
+
+@expand_flags
+def folder(
+    *,
+    path: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH",
+            help="Folders, images, patterns such as 'photos/**/*.jpg', tar shards, tables (.jsonl, .csv, "
+            ".parquet), lists of paths (.txt, @FILE), or - for paths on standard input.",
+            show_default=False,
+        ),
+    ],
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive/--no-recursive", help="Look into the folders below.", rich_help_panel=_INPUT
+        ),
+    ] = True,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Of folders and shards, only what matches, such as '*.{jpg,png}' or 'cats/**'.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    column: Annotated[
+        str, typer.Option(metavar="NAME", help="Where tables have their images.", rich_help_panel=_INPUT)
+    ] = "image",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Only part I, from 1, of N, for several machines. An image is always in the same part.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    instruction: Annotated[
+        list[str],
+        typer.Option(
+            "--instruction",
+            "-i",
+            metavar="A[:NAME],B,...",
+            help="What to ask, and the extension or column for its answers: "
+            "'GENERATE_TAGS:tags,MORE_DETAILED_CAPTION:txt'.",
+            autocompletion=complete_instruction,
+            rich_help_panel=ASK,
+        ),
+    ] = [DEFAULT_INSTRUCTION],  # noqa: B006 - typer copies it
+    flags: AnswerFlags,
+    format: Annotated[
+        list[Form] | None,
+        typer.Option(
+            help="Form of the captions, several by giving it again. Default: sidecar, or what the name of "
+            "--output says.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The one file of a form that has one; for webdataset, the folder of the shards.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Put everything there: caption files in folders like those of the images. Default: caption "
+            "files lie beside their images.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    extension: Annotated[
+        str, typer.Option(metavar="EXT", help="Extension of caption files.", rich_help_panel=OUTPUT)
+    ] = "txt",
+    existing: Annotated[
+        Existing,
+        typer.Option(
+            metavar="HOW",
+            help="What is done with captions that are there and not of these runs: skip (keep them), "
+            "overwrite, append, prepend.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Existing.SKIP,
+    separator: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Between captions that share a file; \\n is a line break.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = ", ",
+    redo_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--redo-damaged",
+            help="Caption anew where a caption file is empty or damaged.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    same_stem: Annotated[
+        SameStem,
+        typer.Option(
+            metavar="HOW",
+            help="Images that ask for one caption file (a.jpg and a.png for a.txt): error (do not start), "
+            "full-name (a.jpg.txt), first (leave the others out).",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = SameStem.ERROR,
+    details: Annotated[
+        bool,
+        typer.Option(
+            "--details",
+            help="In JSON lines, all that is known: tags, regions, raw answers.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    embed: Annotated[
+        bool,
+        typer.Option(
+            "--embed",
+            help="Also write captions into the images (EXIF, XMP, IPTC); pixels stay untouched.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    fsync: Annotated[
+        Fsync,
+        typer.Option(
+            metavar="WHEN",
+            help="What waits for the disk itself, against power cuts: always, group (each second), never.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Fsync.GROUP,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart/--resume",
+            help="Forget what earlier runs have done, but not their captions; or go on where they ended.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    retry_errors: Annotated[
+        bool,
+        typer.Option(
+            "--retry-errors",
+            help="Try again what failed before, though it has not changed.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    max_errors: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Stop when more images than this have failed.", rich_help_panel=_RUN
+        ),
+    ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where the run keeps what it has done. Default: with the captions.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done, and write nothing.", rich_help_panel=_RUN),
+    ] = False,
+    report_every: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.1, help="Without a terminal: time between lines.", rich_help_panel=_RUN
+        ),
+    ] = 30.0,
+) -> None:
+    """Caption folders of any size, and go on where the last run ended.
+
+    Each caption is written as soon as it is there. The run may be stopped or killed at any time: started
+    again, it loses and repeats nothing, and captions again only images that have changed, or all if the
+    instructions or other settings have. Images that cannot be read are listed in a file of errors.
+
+    Exit status: 0 every image has its captions, 1 something failed, 2 wrong usage, 130 stopped with Ctrl-C.
+    """
+    configure_logging(flags.verbose)
+    with reported_errors(flags.verbose), _listed(path) as inputs:
+        from ..captioning.runs.run import FolderRun, RunOptions
+        from ..captioning.runs.sources import SourceError
+
+        try:
+            options = RunOptions(
+                inputs=tuple(inputs),
+                output=OutputOptions(
+                    columns=tuple(_columns(instruction, flags)),
+                    forms=tuple(format) if format else _forms_for(output, embed),
+                    extension=extension,
+                    output=_expanded(output),
+                    output_dir=_expanded(output_dir),
+                    embed=embed,
+                    existing=existing,
+                    separator=separator.replace("\\n", "\n"),
+                    redo_damaged=redo_damaged,
+                    same_stem=same_stem,
+                    details=details,
+                    part=_part(shard),
+                    fsync=fsync,
+                ),
+                captions=flags.caption_options(),
+                recursive=recursive,
+                pattern=pattern,
+                column=column,
+                journal=_expanded(journal),
+                restart=restart,
+                retry_errors=retry_errors,
+                max_errors=max_errors,
+            )
+        except OutputError as error:
+            raise UsageError(str(error)) from error
+        captioner = flags.captioner(fetch=not dry_run)
+        stop = threading.Event()
+        first = "Stopping after the images at hand. Ctrl-C again stops at once."
+        try:
+            with stop_on_signals(stop, first), RunTeller(quiet=flags.quiet, seconds=report_every) as teller:
+                run = FolderRun(options, captioner, teller.progress, stop, teller.problem)
+                if dry_run:
+                    plan = run.plan()
+                else:
+                    report = run.run()
+        except SourceError as error:
+            raise UsageError(str(error)) from error
+        if dry_run:
+            _tell_plan(plan)
+        else:
+            _tell_report(report, quiet=flags.quiet)
+
+
+def _columns(values: Sequence[str], flags: AnswerFlags) -> list[Column]:
+    """What ``--instruction`` asks, and what the answers are to be called.
+
+    Raises:
+        UsageError: two answers would be one.
+        InstructionError: one is unknown, or does not go with ``--text-input``.
+    """
+    pieces = [piece.strip() for value in values for piece in value.split(",") if piece.strip()]
+    split = [piece.partition(":") for piece in pieces]
+    instructions = flags.find_instructions([instruction for instruction, _, _ in split])
+    if len(instructions) < len(split):
+        raise UsageError("--instruction asks the same twice.")
+    return [
+        Column(instruction, name.strip())
+        for instruction, (_, _, name) in zip(instructions, split, strict=True)
+    ]
+
+
+_FORMS = {
+    ".jsonl": Form.JSONL,
+    ".ndjson": Form.JSONL,
+    ".csv": Form.CSV,
+    ".parquet": Form.PARQUET,
+    ".json": Form.KOHYA,
+}
+
+
+def _forms_for(output: Path | None, embed: bool) -> tuple[Form, ...]:
+    """The form that the name of ``--output`` asks for; without one, caption files, unless there is --embed."""
+    if output is None:
+        return () if embed else (Form.SIDECAR,)
+    if output.name.lower() == "metadata.jsonl":
+        return (Form.IMAGEFOLDER,)
+    form = _FORMS.get(output.suffix.lower())
+    if form is None:
+        raise UsageError(f"--output {str(output)!r}: the name does not say which form; give --format.")
+    return (form,)
+
+
+def _part(shard: str | None) -> tuple[int, int] | None:
+    """The index, from 1, and the count of ``--shard``."""
+    if shard is None:
+        return None
+    numbers = re.fullmatch(r"(\d+)/(\d+)", shard.strip())
+    if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+        raise UsageError(
+            f"--shard {shard!r} is no part of a whole; write 1/4, 2/4, 3/4 and 4/4 for four parts."
+        )
+    return int(numbers[1]), int(numbers[2])
+
+
+def _expanded(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser()
+
+
+@contextmanager
+def _listed(paths: Sequence[str]) -> Iterator[list[str]]:
+    """``paths`` with standard input, where ``-`` stands for it, in a file of paths."""
+    if "-" not in paths:
+        yield list(paths)
+        return
+    stdin = getattr(sys.stdin, "buffer", None)
+    if stdin is None or paths.count("-") > 1:
+        raise UsageError("'-' reads paths from standard input: once, and if that is open.")
+    with tempfile.TemporaryDirectory(prefix="promptgen-") as folder:
+        names = Path(folder) / "standard-input.lst"
+        with open(names, "wb") as file:
+            shutil.copyfileobj(stdin, file)
+        yield [f"@{names}" if path == "-" else path for path in paths]
+
+
+def _tell_report(report: RunReport, *, quiet: bool) -> None:
+    """What became of the run.
+
+    Raises:
+        typer.Exit: not every image has its captions.
+    """
+    if not quiet:
+        say(f"{_sum_of(report)} In {duration(report.seconds)}{_rate_of(report)}.")
+    if report.too_many_errors:
+        say("Stopped, since more images have failed than --max-errors allows.")
+    if report.stopped or report.too_many_errors:
+        say(f"All that is done is kept. To go on: {_same_command()}")
+    if report.failed_before:
+        say("Images that failed before, and have not changed, are tried again with --retry-errors.")
+    if report.failed or report.failed_before:
+        say(f"Images that failed are listed in {report.errors}")
+    if report.stopped and not report.too_many_errors:
+        raise typer.Exit(STOPPED)
+    if not report.complete:
+        raise typer.Exit(FAILED)
+
+
+def _sum_of(report: RunReport) -> str:
+    counts = {
+        "captioned": report.captioned,
+        "written again": report.rewritten,
+        "failed": report.failed,
+        "done before": report.done_before,
+        "failed before": report.failed_before,
+        "had captions": report.kept,
+        "left out for another of the same name": report.same_stem,
+    }
+    told = [f"{count} {what}" for what, count in counts.items() if count or what == "captioned"]
+    return f"Images: {', '.join(told)}."
+
+
+def _rate_of(report: RunReport) -> str:
+    return (
+        f", {report.captioned / report.seconds:.1f} images/s" if report.captioned and report.seconds else ""
+    )
+
+
+def _same_command() -> str:
+    """What goes on with this run."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--restart"]
+    return shlex.join(["promptgen", *arguments])
+
+
+def _tell_plan(plan: Plan) -> None:
+    """What would be done; the result of ``--dry-run``, so on standard output."""
+    counts = {
+        "to caption": plan.to_caption,
+        "to write again": plan.to_rewrite,
+        "done before": plan.done_before,
+        "failed before": plan.failed_before,
+        "have captions": plan.kept,
+        "left out for another of the same name": plan.same_stem,
+    }
+    for what, count in counts.items():
+        typer.echo(f"{count:>9} {what}")
+    for place in plan.places:
+        typer.echo(f"Captions: {place}")
+    typer.echo(f"Errors: {plan.errors}")
+    typer.echo(f"Journal: {plan.journal}")
