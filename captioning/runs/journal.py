@@ -171,14 +171,16 @@ class Journal:
         """What is known about a picture as it is now. One that is only begun counts as unknown."""
         with self._reading() as connection:
             row = connection.execute(
-                "SELECT fingerprint, settings, finished, error IS NOT NULL FROM records WHERE name = ?",
+                "SELECT fingerprint, settings, finished, error IS NOT NULL, plans "
+                "FROM records WHERE name = ?",
                 (os.fsencode(item.name),),
             ).fetchone()
         if row is None:
             return Standing(Known.NOTHING)
-        fingerprint, settings, finished, failed = row
+        fingerprint, settings, finished, failed, plans = row
         if not finished or (fingerprint, settings) != (item.fingerprint, self.settings):
-            return Standing(Known.NOTHING, outdated=not failed)
+            # One that failed has plans, too, if there are captions of a time when it could be read.
+            return Standing(Known.NOTHING, outdated=not failed or bool(json.loads(plans)))
         return Standing(Known.FAILED if failed else Known.DONE)
 
     def is_done(self, item: Item) -> bool:
