@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ...images import image_extensions
 from ..records import Item
-from .errors import SourceError
+from .errors import MissingColumnError, SourceError
 from .file_lists import LIST_EXTENSIONS, list_source
 from .folders import FileSource, FolderSource, GlobSource, ending_of
 from .names import common_folder
 from .parquet_tables import PARQUET_EXTENSIONS, ParquetSource
 from .patterns import Glob, NamePattern, expand_braces, has_braces, has_magic
-from .search import Claims, Search, Source
+from .search import Claims, Search, Source, is_picture_name
 from .shards import SHARD_EXTENSIONS, ShardSource
 from .tables import CSV_EXTENSIONS, JSON_EXTENSIONS, CsvSource, JsonLinesSource
 from .walking import Links, is_walked
@@ -69,7 +69,8 @@ def find_items(
         column: where tables have their pictures.
         shard: ``(index, count)``, the index from 0: one of ``count`` parts, by a hash of the name, so that
             new pictures do not move those that were there.
-        fingerprints: False when only counting: those of shards and tables, which cost a reading, are empty.
+        fingerprints: False when only names are wanted, as to count them: no picture is looked at. Rows of
+            Parquet are then all taken to have bytes of their own if some may.
         on_problem: told a name and a reason for what is left out, such as a folder that cannot be read.
 
     Raises:
@@ -79,7 +80,7 @@ def find_items(
     """
     if shard is not None and not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard {shard[0]} of {shard[1]} does not exist; they are 0 to {shard[1] - 1}")
-    sources = _without_repetition(_sources(inputs, column, on_problem), recursive)
+    sources = _without_repetition(_Reading(inputs, column, on_problem).sources(), recursive)
     folders = [os.path.realpath(source.base) for source in sources if isinstance(source, FolderSource)]
     search = Search(
         base=common_folder([source.base for source in sources]),
@@ -138,60 +139,100 @@ def _without_repetition(sources: list[Source], recursive: bool) -> list[Source]:
 # From what was written to sources
 
 
-def _sources(inputs: Sequence[str], column: str, on_problem: Callable[[str, str], None]) -> list[Source]:
-    missing: list[str] = []
-    found: list[Source] = []
-    for spelled in inputs:
-        found += _sources_of(spelled, column, missing, on_problem)
-    if missing:
-        named = ", ".join(repr(name) for name in missing[:_MOST_NAMED])
-        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-        raise SourceError(f"there is no such file or folder: {named}{more}")
-    if not found:
-        raise SourceError("no input was named; name folders, pictures, patterns, lists, tables or tar shards")
-    return found
+class _Reading:
+    """Reads what the user wrote."""
 
+    def __init__(self, inputs: Sequence[str], column: str, on_problem: Callable[[str, str], None]) -> None:
+        self._inputs = inputs
+        self._column = column
+        self._on_problem = on_problem
+        self._missing: list[str] = []
+        self._folders_of_pictures = {
+            os.path.dirname(os.path.abspath(one)) for one in inputs if is_picture_name(one)
+        }
 
-def _sources_of(
-    spelled: str, column: str, missing: list[str], on_problem: Callable[[str, str], None]
-) -> list[Source]:
-    """What one input stands for; what does not exist goes into ``missing``."""
-    path = spelled if os.path.lexists(spelled) else os.path.expanduser(spelled)
-    if os.path.isdir(path):
-        return [FolderSource(spelled, os.path.abspath(path))]
-    if os.path.lexists(path):
-        source = _file_source(spelled, path, column, on_problem)
-        return [] if source is None else [source]
-    if spelled.startswith("@") and os.path.lexists(os.path.expanduser(spelled[1:])):
-        return [list_source(spelled, os.path.expanduser(spelled[1:]))]
-    if has_braces(path):
-        expanded = list(expand_braces(path))
-        return [source for one in expanded for source in _sources_of(one, column, missing, on_problem)]
-    if has_magic(path):
-        return _glob_sources(spelled, path, column, on_problem)
-    missing.append(spelled)
-    return []
+    def sources(self) -> list[Source]:
+        """What all inputs stand for.
 
+        Raises:
+            SourceError: one does not exist, or cannot be read.
+        """
+        found = [source for spelled in self._inputs for source in self._sources_of(spelled)]
+        if self._missing:
+            named = ", ".join(repr(name) for name in self._missing[:_MOST_NAMED])
+            more = len(self._missing) - _MOST_NAMED
+            others = f" and {more} more" if more > 0 else ""
+            raise SourceError(f"there is no such file or folder: {named}{others}")
+        if not found:
+            raise SourceError(
+                "no input was named; name folders, pictures, patterns, lists, tables or tar shards"
+            )
+        return found
 
-def _file_source(
-    spelled: str, path: str, column: str, on_problem: Callable[[str, str], None]
-) -> Source | None:
-    """The source that a file is, by its name; None for a caption that a shell's ``*`` has named."""
-    absolute = os.path.abspath(path)
-    lower = path.lower()
-    extension = os.path.splitext(lower)[1]
-    if lower.endswith(SHARD_EXTENSIONS):
-        return ShardSource(spelled, absolute)
-    if extension in _TABLES:
-        table = _TABLES[extension](spelled, absolute, column)
-        table.check()
+    def _sources_of(self, spelled: str) -> list[Source]:
+        path = spelled if os.path.lexists(spelled) else os.path.expanduser(spelled)
+        if os.path.isdir(path):
+            return [FolderSource(spelled, os.path.abspath(path))]
+        if os.path.lexists(path):
+            source = self._file_source(spelled, path)
+            return [] if source is None else [source]
+        if spelled.startswith("@") and os.path.lexists(os.path.expanduser(spelled[1:])):
+            return [list_source(spelled, os.path.expanduser(spelled[1:]))]
+        if has_braces(path):
+            return [source for one in expand_braces(path) for source in self._sources_of(one)]
+        if has_magic(path):
+            return self._glob_sources(spelled, path)
+        self._missing.append(spelled)
+        return []
+
+    def _file_source(self, spelled: str, path: str) -> Source | None:
+        """The source that a file is, by its name; None for what a shell's ``*`` named with the pictures."""
+        absolute = os.path.abspath(path)
+        lower = path.lower()
+        extension = os.path.splitext(lower)[1]
+        if lower.endswith(SHARD_EXTENSIONS):
+            return ShardSource(spelled, absolute)
+        if extension in _TABLES:
+            return self._table_source(_TABLES[extension](spelled, absolute, self._column))
+        if extension not in LIST_EXTENSIONS:
+            return FileSource(spelled, absolute)
+        if _is_caption(absolute):
+            reason = f"taken for the caption of the picture beside it; as a list, write '@{spelled}'"
+            self._on_problem(spelled, reason)
+            return None
+        return list_source(spelled, path)
+
+    def _table_source(self, table: JsonLinesSource | CsvSource | ParquetSource) -> Source | None:
+        try:
+            table.check()
+        except MissingColumnError as error:  # what a run has written among the pictures has no such column
+            if table.base not in self._folders_of_pictures:
+                raise
+            self._on_problem(table.spelled, f"left out: {error}")
+            return None
         return table
-    if extension not in LIST_EXTENSIONS:
-        return FileSource(spelled, absolute)
-    if _is_caption(absolute):
-        on_problem(spelled, f"taken for the caption of a picture beside it; as a list, write '@{spelled}'")
-        return None
-    return list_source(spelled, path)
+
+    def _glob_sources(self, spelled: str, path: str) -> list[Source]:
+        """What a pattern stands for: shards, tables or lists if it ends in their extension; else pictures,
+        and, as if a shell had expanded it, the folders that it matches unless it goes any depth.
+        """
+        glob = Glob(path)
+        if path.lower().endswith(_CONTAINERS):
+            matches = glob.walk(lambda _: True, self._on_problem)
+            files = [os.path.join(found.path, name) for found in matches for name in found.files]
+            if not files:
+                raise SourceError(f"no file matches {spelled!r}")
+            sources = [self._file_source(file, file) for file in files]
+            return [source for source in sources if source is not None]
+        pictures = GlobSource(spelled, glob)
+        if ending_of(glob.last) or glob.is_deep:
+            return [pictures]
+        folders = [
+            os.path.join(found.path, name)
+            for found in glob.walk(lambda _: False, self._on_problem)
+            for name in found.folders
+        ]
+        return [pictures, *(FolderSource(folder, folder) for folder in folders)]
 
 
 def _is_caption(path: str) -> bool:
@@ -199,31 +240,6 @@ def _is_caption(path: str) -> bool:
     stem = os.path.splitext(path)[0]
     endings = {"", *image_extensions()}
     return any(os.path.isfile(stem + case) for ending in endings for case in (ending, ending.upper()))
-
-
-def _glob_sources(
-    spelled: str, path: str, column: str, on_problem: Callable[[str, str], None]
-) -> list[Source]:
-    """What a pattern stands for: shards, tables or lists if it ends in their extension; else pictures, and,
-    as if a shell had expanded it, the folders that it matches unless it goes any depth.
-    """
-    glob = Glob(path)
-    if path.lower().endswith(_CONTAINERS):
-        matches = glob.walk(lambda _: True, on_problem)
-        files = [os.path.join(found.path, name) for found in matches for name in found.files]
-        if not files:
-            raise SourceError(f"no file matches {spelled!r}")
-        sources = [_file_source(file, file, column, on_problem) for file in files]
-        return [source for source in sources if source is not None]
-    pictures = GlobSource(spelled, glob)
-    if ending_of(glob.last) or glob.is_deep:
-        return [pictures]
-    folders = [
-        os.path.join(found.path, name)
-        for found in glob.walk(lambda _: False, on_problem)
-        for name in found.folders
-    ]
-    return [pictures, *(FolderSource(folder, folder) for folder in folders)]
 
 
 # When there is nothing

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from ..records import Item
-from .errors import SourceError
+from .errors import MissingColumnError, SourceError
 from .file_lists import listed_file
 from .patient import open_patiently
 from .search import Search
@@ -136,11 +136,11 @@ def check_column(spelled: str, column: str, columns: list[str]) -> None:
     """See that a table has the column.
 
     Raises:
-        SourceError: it has not; the message lists those that it has.
+        MissingColumnError: it has not; the message lists those that it has.
     """
     if column not in columns:
         known = ", ".join(map(repr, columns)) or "none"
-        raise SourceError(
+        raise MissingColumnError(
             f"{spelled}: there is no column {column!r}; say which of its columns holds the pictures: {known}"
         )
 
