@@ -17,7 +17,7 @@ from transformers import BartForConditionalGeneration
 from . import graphs
 from .buckets import Buckets
 from .decoder_state import Cache, DecoderState, GrowingState, Places
-from .products import apply
+from .products import Int8Linear, apply, few_queries_attention, has_bfloat16
 
 
 class Decoder:
@@ -53,7 +53,7 @@ class Decoder:
         self.refresh()
         buckets = self._buckets(states.device)
         if buckets is None:
-            return GrowingState(self._cross(states), mask, beams)
+            return GrowingState(self._cross(states), mask, beams, states.dtype)
         words = self.model.final_logits_bias.shape[-1]
         layers = len(self._decoder.layers)
         return buckets.start(self._cross(states), layers, mask, beams, words)
@@ -106,7 +106,10 @@ class Decoder:
         """Per layer, the keys and values of the encoder states, ``[P, H, S, D]`` each."""
         for layer in self._decoder.layers:
             attention = layer.encoder_attn
-            yield self._split(apply(attention.k_proj, states)), self._split(apply(attention.v_proj, states))
+            keys, values = apply(attention.k_proj, states), apply(attention.v_proj, states)
+            if isinstance(attention.k_proj, Int8Linear) and has_bfloat16():  # half the bytes of every step
+                keys, values = keys.bfloat16(), values.bfloat16()
+            yield self._split(keys), self._split(values)
 
     def _logits(self, tokens: Tensor, places: Places, out: Tensor | None = None) -> Tensor:
         decoder = self._decoder
@@ -134,9 +137,12 @@ class Decoder:
     def _cross_attention(self, layer: Any, hidden: Tensor, cache: Cache, places: Places) -> Tensor:
         attention = layer.encoder_attn
         queries = self._split(apply(attention.q_proj, hidden))
-        seen = functional.scaled_dot_product_attention(
-            queries, cache.cross_keys, cache.cross_values, attn_mask=places.cross_mask
+        attend = (
+            functional.scaled_dot_product_attention
+            if cache.cross_keys.dtype == queries.dtype
+            else few_queries_attention
         )
+        seen = attend(queries, cache.cross_keys, cache.cross_values, attn_mask=places.cross_mask)
         mixed: Tensor = layer.encoder_attn_layer_norm(hidden + apply(attention.out_proj, self._join(seen)))
         return mixed
 

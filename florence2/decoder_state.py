@@ -78,13 +78,16 @@ class DecoderState(ABC):
 class GrowingState(DecoderState):
     """Caches that are as long as the answers: no work is done over places that are still empty."""
 
-    def __init__(self, cross: Iterable[tuple[Tensor, Tensor]], mask: Tensor, beams: int) -> None:
+    def __init__(
+        self, cross: Iterable[tuple[Tensor, Tensor]], mask: Tensor, beams: int, dtype: torch.dtype
+    ) -> None:
         """
         Args:
             cross: per layer, keys and values of the encoder states, ``[P, H, S, D]`` each.
             mask: 1 at states that count, 0 at padding, ``[P, S]`` int64
+            dtype: of the decoder's own keys and values.
         """
-        self.layers = [_growing(keys, values, beams) for keys, values in cross]
+        self.layers = [_growing(keys, values, beams, dtype) for keys, values in cross]
         like = self.layers[0].keys
         self.beams = beams
         self.length = 0  # tokens seen
@@ -154,6 +157,6 @@ def descend(ancestors: Tensor, beams: Tensor) -> Tensor:
     return ancestors.gather(2, beams[:, None, :, None].expand_as(ancestors))
 
 
-def _growing(keys: Tensor, values: Tensor, beams: int) -> Cache:
-    room = keys.new_zeros(*keys.shape[:2], _BLOCK * beams, keys.shape[3])
+def _growing(keys: Tensor, values: Tensor, beams: int, dtype: torch.dtype) -> Cache:
+    room = keys.new_zeros(*keys.shape[:2], _BLOCK * beams, keys.shape[3], dtype=dtype)
     return Cache(keys.contiguous(), values.contiguous(), room, room.clone())

@@ -218,7 +218,11 @@ class Florence2Model:
                 for module in part.modules():
                     if isinstance(module, (nn.Linear, CpuLinear, nn.Conv2d)):
                         hooks.callback(module.register_forward_pre_hook(lambda *_: tell(0)).remove)
-            yield
+            try:
+                yield
+            except torch.cuda.OutOfMemoryError:
+                self._decoder.release()  # for whoever tries again with less
+                raise
 
     def _encode(self, prompt: str) -> list[int]:
         ids = self.text.encode(prompt)

@@ -206,3 +206,25 @@ class EvenInt8Linear(Int8Linear):
 def _shifted(quotients: Tensor) -> Tensor:
     """Numbers from -127 to 127, rounded (in place) and with 128 added, as uint8."""
     return quotients.round_().to(torch.int8).view(torch.uint8).bitwise_xor_(_INT8_MIDDLE)
+
+
+def few_queries_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None = None
+) -> Tensor:
+    """Attention of a few queries over bfloat16 keys and values, on a CPU: there almost twice as fast as
+    ``scaled_dot_product_attention``, but with scores of 8 digits.
+
+    Args:
+        queries: ``[P, H, K, D]``, of any dtype.
+        keys: ``[P, H, S, D]`` bfloat16
+        values: ``[P, H, S, D]`` bfloat16
+        attn_mask: added to the scores; to be broadcast to ``[P, H, K, S]``.
+
+    Returns:
+        ``[P, H, K, D]`` in the dtype of ``queries``.
+    """
+    scaled = (queries * queries.shape[-1] ** -0.5).to(keys.dtype)
+    scores = torch.matmul(scaled, keys.transpose(2, 3)).float()
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    return torch.matmul(scores.softmax(dim=-1).to(values.dtype), values).to(queries.dtype)
