@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 Source = TypeVar("Source")
 Read = TypeVar("Read")
 
 MOST_THREADS = 4
+
+_PATIENCE = 0.5  # seconds
 
 
 @dataclass(eq=False)
@@ -40,7 +45,7 @@ class ReadAhead(Generic[Source, Read]):
         self._ended = False
         self._failure: Exception | None = None
         self._threads = MOST_THREADS
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: _Readers | None = None
 
     def more(self) -> bool:
         """Whether a source is left to be taken.
@@ -75,10 +80,10 @@ class ReadAhead(Generic[Source, Read]):
         return [(item.name, self._result_of(item, reader)) for item in taken]
 
     def close(self) -> None:
-        """End the threads. What they are at is finished, what is not begun is dropped."""
+        """End the threads. What is not begun is dropped; what they are at is waited for, but not for long."""
         self._items.clear()
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.close()
 
     def _ask_for(self, count: int) -> None:
         while len(self._items) < count and not self._ended:
@@ -97,7 +102,7 @@ class ReadAhead(Generic[Source, Read]):
         if self._reader is None or (self._pool is None and len(self._items) < 2):
             return
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="promptgen-read")
+            self._pool = _Readers(self._threads)
         for item in self._items:
             if item.reading is None:
                 item.reader = self._reader
@@ -111,7 +116,52 @@ class ReadAhead(Generic[Source, Read]):
     def _result_of(item: _Item[Source, Read], reader: Callable[[Source], Read]) -> Read:
         if item.reading is None:
             return reader(item.source)
-        if item.reader != reader:
-            wait([item.reading])
-            return reader(item.source)
-        return item.reading.result()
+        while not wait([item.reading], timeout=_PATIENCE).done:
+            pass  # in short waits, since Ctrl-C does not end a long one on Windows
+        return item.reading.result() if item.reader == reader else reader(item.source)
+
+
+class _Readers:
+    """Threads that the end of the process does not wait for, as it does for those of concurrent.futures.
+
+    A file may take for ever to open: a pipe, a share whose server is gone. Ctrl-C must end the run all the
+    same.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._read, name=f"promptgen-read-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, reader: Callable[[Source], Read], source: Source) -> Future[Read]:
+        """Have ``source`` read."""
+        future: Future[Read] = Future()
+
+        def read() -> None:
+            try:
+                future.set_result(reader(source))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+                future.set_exception(error)
+
+        self._work.put(read)
+        return future
+
+    def close(self) -> None:
+        """End the threads; those that are still at something after a moment end when that is done."""
+        self._closed = True
+        for _ in self._threads:
+            self._work.put(None)
+        deadline = time.monotonic() + _PATIENCE
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _read(self) -> None:
+        while (work := self._work.get()) is not None:
+            if not self._closed:
+                work()
+            del work  # and with it the source, which nobody may need any more
