@@ -17,7 +17,8 @@ from transformers import BartForConditionalGeneration
 from . import graphs
 from .buckets import Buckets
 from .decoder_state import Cache, DecoderState, GrowingState, Places
-from .products import Int8Linear, apply, few_queries_attention, has_bfloat16
+from .processor import has_bfloat16
+from .products import Int8Linear, apply, few_queries_attention
 
 
 class Decoder:

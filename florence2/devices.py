@@ -48,7 +48,7 @@ def resolve_dtype(name: str = "auto", device: str = "cpu") -> str:
     """
     on_cpu = device.startswith("cpu")
     if name == "auto":
-        from .products import has_bfloat16
+        from .processor import has_bfloat16
 
         return "fp16" if not on_cpu else "bf16" if has_bfloat16() else "fp32"
     if name not in PRECISIONS:
@@ -59,7 +59,7 @@ def resolve_dtype(name: str = "auto", device: str = "cpu") -> str:
 
 
 def _check_int8(device: str, *, on_cpu: bool) -> None:
-    from .products import has_int8
+    from .processor import has_int8
 
     if not on_cpu:
         raise ValueError(f"int8 (--fast) is for CPUs; on {device} choose auto, which is fp16, or device cpu.")

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from .network import Florence2Network
-from .products import CpuLinear, EvenInt8Linear, Int8Linear, PackedLinear, has_bfloat16
+from .processor import has_bfloat16
+from .products import CpuLinear, EvenInt8Linear, Int8Linear, PackedLinear
 
 _AFTER_NORM = {"qkv", "fc1"}  # layers of the vision tower that follow a layer norm
 

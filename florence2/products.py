@@ -7,11 +7,11 @@ from rearranged weights, :class:`Int8Linear` nearly the same from a quarter of t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from .processor import has_bfloat16, has_onednn
 
 # Where oneDNN cannot be had, a product with so few rows is several times faster the other way round (measured
 # with AVX2 and AVX-512: 3 rows by 51289 x 768 take 46 ms as rows @ W.T and 12 ms as (W @ rows.T).T).
@@ -47,41 +47,7 @@ def can_pack(dtype: torch.dtype) -> bool:
     """Whether this machine's torch brings oneDNN with layouts of its own for weights of ``dtype``."""
     if dtype == torch.bfloat16:
         return has_bfloat16()
-    return dtype == torch.float32 and _has_onednn()
-
-
-def has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware: AVX-512 BF16, AMX or Arm's BF16."""
-    able = _capabilities()
-    return _has_onednn() and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def has_int8() -> bool:
-    """Whether the CPU multiplies int8 in hardware and torch brings oneDNN's products for it: x86 with VNNI.
-
-    Without VNNI such products overflow in 16 bits, and an answer would silently be another.
-    """
-    able = _capabilities()
-    there = _has_onednn() and hasattr(torch.ops.onednn, "qlinear_pointwise")
-    return there and any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-
-
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def _capabilities() -> dict[str, Any]:
-    asked = getattr(torch.cpu, "get_capabilities", None)
-    if asked is not None:
-        return dict(asked())
-    able = {}  # torch before 2.10
-    for name, question in (
-        ("avx512_bf16", "_is_avx512_bf16_supported"),
-        ("avx512_vnni", "_is_vnni_supported"),
-        ("amx_bf16", "_is_amx_tile_supported"),
-    ):
-        able[name] = bool(getattr(torch.cpu, question, bool)())
-    return able
+    return dtype == torch.float32 and has_onednn()
 
 
 class CpuLinear(nn.Module):

@@ -21,7 +21,7 @@ from promptgen.cli import main
 from promptgen.cli.output_file import OutputFile
 from promptgen.cli.reporting import CommandError
 from promptgen.cli.writers import JsonWriter
-from promptgen.florence2.products import has_int8
+from promptgen.florence2.processor import has_int8
 
 from .hub_server import running_hub
 
