@@ -306,7 +306,7 @@ _FORMS = {
 
 
 def _forms_for(output: Path | None, embed: bool) -> tuple[Form, ...]:
-    """The form that the name of ``--output`` asks for; without one, caption files, unless there is --embed."""
+    """The form that the name of ``--output`` asks for; without one, caption files, or none with --embed."""
     if output is None:
         return () if embed else (Form.SIDECAR,)
     if output.name.lower() == "metadata.jsonl":

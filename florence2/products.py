@@ -94,7 +94,7 @@ class PackedLinear(CpuLinear):
         """The ordinary layer again, without the function behind it."""
         linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         linear.weight = nn.Parameter(self.packed.to_dense(), requires_grad=False)
-        linear.bias = self._parameters["bias"]
+        linear.register_parameter("bias", self._parameters["bias"])
         return linear.eval()
 
 
