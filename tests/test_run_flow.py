@@ -30,8 +30,14 @@ def test_things_come_in_order() -> None:
 
 
 def test_no_more_is_asked_for_than_fits() -> None:
-    asked = []
-    ahead = Ahead((asked.append(number) or number for number in itertools.count()), size=5)
+    asked: list[int] = []
+
+    def count() -> Iterator[int]:
+        for number in itertools.count():
+            asked.append(number)
+            yield number
+
+    ahead = Ahead(count(), size=5)
     wait_for(lambda: len(asked) == 6)  # five wait, one is held
     time.sleep(0.15)
     assert len(asked) == 6
@@ -89,9 +95,18 @@ def test_a_group_does_not_wait_for_ever() -> None:
 
 def test_who_is_faster_than_the_disk_waits() -> None:
     go_on = threading.Event()
-    behind = Behind(lambda group: go_on.wait(10) and None, size=2, group=1)
-    done = []
-    giver = threading.Thread(target=lambda: [done.append(behind.put(number)) for number in range(10)])
+    done: list[int] = []
+
+    def write(group: Sequence[int]) -> None:
+        go_on.wait(10)
+
+    def give() -> None:
+        for number in range(10):
+            behind.put(number)
+            done.append(number)
+
+    behind = Behind(write, size=2, group=1)
+    giver = threading.Thread(target=give)
     giver.start()
     wait_for(lambda: len(done) == 3)  # one is being written, two wait
     time.sleep(0.15)

@@ -172,8 +172,8 @@ class FolderRun:
         settings = settings_digest(self._captioner, options.instructions, options.captions)
         outputs = self._make_outputs()
         with ExitStack() as stack:
+            late = self._check_targets(outputs, stack)  # before there is any file of ours
             journal = stack.enter_context(Journal(self._journal, settings, restart=options.restart))
-            late = self._check_targets(outputs, stack)
             fresh = not {output.name for output in outputs} <= set(journal.marks())
             writer = GroupWriter(journal, outputs)
             stack.callback(writer.close)
@@ -198,11 +198,10 @@ class FolderRun:
         settings = settings_digest(self._captioner, options.instructions, options.captions)
         outputs = self._make_outputs()
         with ExitStack() as stack:
-            known = self._journal.exists() and not options.restart
-            journal = stack.enter_context(
-                Journal(self._journal, settings) if known else Journal.empty(settings)
-            )
             late = self._check_targets(outputs, stack)
+            is_known = self._journal.exists() and not options.restart
+            journal = Journal(self._journal, settings) if is_known else Journal.empty(settings)
+            stack.enter_context(journal)
             marks = journal.marks()
             fresh = bool(marks) and not {output.name for output in outputs} <= set(marks)
             selection = Selection(journal, outputs, fresh, late, options.retry_errors)

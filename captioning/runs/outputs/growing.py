@@ -22,6 +22,7 @@ class Lines(Protocol):
     """What stands in a file that grows."""
 
     layout: list[str]  # what lines of one file have in common, such as the columns; compared between runs
+    has_captions: bool  # False: a picture is not captioned for their sake
 
     def header(self) -> bytes:
         """What stands once, at the top of the file."""
@@ -73,8 +74,8 @@ class GrowingFile:
         return []
 
     def wants(self, item: Item) -> bool:
-        """Always: what was done before is known to the journal."""
-        return True
+        """Whether captions stand in it: what was done before is known to the journal."""
+        return self._lines.has_captions
 
     def start(self, mark: Mark | None) -> None:
         """Cut off what was not committed. See :meth:`Output.start`."""

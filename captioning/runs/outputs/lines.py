@@ -38,6 +38,8 @@ def _json_line(row: Mapping[str, Any]) -> bytes:
 class _CaptionLines:
     """What forms with captions have in common."""
 
+    has_captions = True
+
     def __init__(self, columns: Sequence[Column], own: Sequence[str]) -> None:
         check_columns(columns, own)
         self._columns = columns
@@ -139,6 +141,7 @@ class ErrorLines:
     """One JSON object for each picture that could not be captioned: its name, its file, the reason."""
 
     layout: list[str] = []  # noqa: RUF012 - an instance attribute in other forms
+    has_captions = False
 
     def header(self) -> bytes:
         return b""
