@@ -157,7 +157,8 @@ def test_generation_settings_give_the_published_answers(
         "--format",
         "jsonl",
     )
-    ended = promptgen("caption", *images, "--model", REFERENCE, "--device", "cpu", *options, *asked)
+    model = ("--model", REFERENCE, "--device", "cpu", "--dtype", "fp32")
+    ended = promptgen("caption", *images, *model, *options, *asked)
     assert ended.status == 0, ended.stderr
     answers = {(Path(line["image"]).name, line["instruction"]): line["raw"] for line in lines_of(ended)}
     assert {key: answers[key] for key in cases} == cases
