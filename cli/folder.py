@@ -211,6 +211,15 @@ def folder(
         bool,
         typer.Option("--dry-run", help="Say what would be done, and write nothing.", rich_help_panel=_RUN),
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="At the end, write a page (.html) with counts, lengths, frequent tags, errors and a "
+            "sample of images with their captions.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     report_every: Annotated[
         float,
         typer.Option(
@@ -256,6 +265,7 @@ def folder(
                 journal=_expanded(journal),
                 restart=restart,
                 retry_errors=retry_errors,
+                report=_expanded(report),
                 max_errors=max_errors,
             )
         except OutputError as error:
@@ -269,13 +279,13 @@ def folder(
                 if dry_run:
                     plan = run.plan()
                 else:
-                    report = run.run()
+                    ended = run.run()
         except SourceError as error:
             raise UsageError(str(error)) from error
         if dry_run:
             _tell_plan(plan)
         else:
-            _tell_report(report, quiet=flags.quiet)
+            _tell_report(ended, _expanded(report), quiet=flags.quiet)
 
 
 def _columns(values: Sequence[str], flags: AnswerFlags) -> list[Column]:
@@ -349,14 +359,16 @@ def _listed(paths: Sequence[str]) -> Iterator[list[str]]:
         yield [f"@{names}" if path == "-" else path for path in paths]
 
 
-def _tell_report(report: RunReport, *, quiet: bool) -> None:
-    """What became of the run.
+def _tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
+    """What became of the run, and where the page about it is.
 
     Raises:
         typer.Exit: not every image has its captions.
     """
     if not quiet:
         say(f"{_sum_of(report)} In {duration(report.seconds)}{_rate_of(report)}.")
+    if page is not None and not quiet:
+        say(f"Report: {page}")
     if report.too_many_errors:
         say("Stopped, since more images have failed than --max-errors allows.")
     if report.stopped or report.too_many_errors:

@@ -25,6 +25,7 @@ from .outputs import Form, Output, OutputOptions, SameStem, Targets, make_output
 from .pictures import ItemPicture
 from .places import errors_place, journal_place
 from .records import Item, Record
+from .report import check_report_place, write_report
 from .selection import Left, Selection
 from .settings import settings_digest
 from .sources import find_items
@@ -51,6 +52,7 @@ class RunOptions:
     journal: Path | None = None  # None: where the captions go, see `journal_place`
     restart: bool = False  # forget the journal, not the captions
     retry_errors: bool = False  # try again what failed before, though nothing has changed
+    report: Path | None = None  # a page about the run, written at its end, see `write_report`
     max_errors: int | None = None  # stop after more pictures than this have failed; None: never
 
     @property
@@ -169,6 +171,8 @@ class FolderRun:
         """Do it."""
         started = time.monotonic()
         options = self._options
+        if options.report is not None:
+            check_report_place(options.report)
         settings = settings_digest(self._captioner, options.instructions, options.captions)
         outputs = self._make_outputs()
         with ExitStack() as stack:
@@ -186,7 +190,10 @@ class FolderRun:
                 behind.finish()
                 writer.finish()
             self._advance()
-        return self._report(time.monotonic() - started)
+            report = self._report(time.monotonic() - started)
+            if options.report is not None:
+                write_report(options.report, journal.records, report, self._told_settings(), find=self._names)
+        return report
 
     def plan(self) -> Plan:
         """What :meth:`run` would do. Writes nothing.
@@ -220,7 +227,26 @@ class FolderRun:
     def _make_outputs(self) -> list[Output]:
         return make_outputs(replace(self._options.output, errors=self._errors), self._tell)
 
+    def _told_settings(self) -> dict[str, str]:
+        """What shapes this run, for people."""
+        options, captioner = self._options, self._captioner
+        generation = options.captions.generation
+        return {
+            "images": ", ".join(options.inputs),
+            "captions": ", ".join(_places(options)),
+            "instructions": ", ".join(options.instructions),
+            "checkpoint": captioner.model,
+            "device and precision": f"{captioner.device}, {captioner.dtype}",
+            "beams": str(generation.num_beams),
+            "new tokens, at most": str(generation.max_new_tokens),
+            "journal": str(self._journal),
+        }
+
     # ---- the pictures
+
+    def _names(self) -> Iterator[Item]:
+        """All pictures, none of which is looked at."""
+        return self._items(_ignore, fingerprints=False)
 
     def _items(self, on_problem: OnProblem, *, fingerprints: bool = True) -> Iterator[Item]:
         options = self._options
