@@ -71,6 +71,8 @@ pack = load_pack()
 host = importlib.import_module(".nodes.host", pack.__name__)
 captioning = importlib.import_module(".captioning", pack.__name__)
 models_cache = importlib.import_module(".models_cache", pack.__name__)
+# What stands for a GPU must not have its weights rearranged as a CPU's are.
+importlib.import_module(".florence2.model", pack.__name__).can_pack = lambda dtype: False
 host.use_model_folders()
 manager = host.manager()
 PICTURE = PACK / "examples" / "circle-heart-square.png"
@@ -82,7 +84,7 @@ def caption(picture=PICTURE, model="demo"):
 
     with torch.inference_mode(), CurrentNodeContext("prompt", "1"):
         result = captioning.Captioner(
-            model, feature_cache=captioning.FeatureCache(0), manager=manager
+            model, dtype="fp32", feature_cache=captioning.FeatureCache(0), manager=manager
         ).caption(picture, "CAPTION")[0]
     assert result.ok, result.error
     return result.results[0].text
@@ -136,7 +138,7 @@ if SCENARIO == "push":
     del medium
     load(small := big(5))
     facts["both_fit"] = on_gpu()
-    with manager.acquire("demo") as model:
+    with manager.acquire("demo", dtype="fp32") as model:
         weights = model.network.language_model
         facts["tied"] = (
             weights.lm_head.weight is weights.model.shared.weight is weights.model.decoder.embed_tokens.weight
@@ -155,7 +157,7 @@ elif SCENARIO == "free":
     import weakref
 
     caption()
-    with manager.acquire("demo") as model:
+    with manager.acquire("demo", dtype="fp32") as model:
         alive = weakref.ref(model)
         network = weakref.ref(model.network)
     del model
