@@ -230,6 +230,8 @@ def _sample(statistics: Statistics, pictures: Iterator[Picture]) -> Iterator[str
     if not statistics.captioned:
         yield "<p>No image has a caption.</p>\n</section>\n"
         return
+    number = len(statistics.sample.records)
+    yield f"<p>{number:,} of the {statistics.captioned:,} images with captions, chosen by chance.</p>\n"
     yield '<div class="sample">\n'
     for picture in pictures:
         yield _figure(picture)
