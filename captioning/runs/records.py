@@ -40,4 +40,5 @@ class Record:
     # The plans of the record whose place this one takes, if the picture or the settings have changed: by them
     # an output knows its own captions, which it may replace, from those of the user, which it may not.
     previous_plans: Mapping[str, Any] = field(default_factory=dict)
-    open: Callable[[], BinaryIO] | None = None  # the item's, while its run lasts; the journal does not keep it
+    # the item's, while its run lasts; the journal does not keep it
+    open: Callable[[], BinaryIO] | None = None
