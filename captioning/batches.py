@@ -69,19 +69,24 @@ class BackOff:
             Exception: what else ``work`` raised.
         """
         results: list[Result] = []
+        last_try = False
         while len(results) < len(items):
             part = items[len(results) : len(results) + self.limit(size)]
             try:
                 results += work(part)
+                last_try = False
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-                if len(part) == 1:
+                if last_try:
                     raise OutOfMemoryError(_out_of_memory(device, reason)) from error
             # Not within the handler: the error's frames held what the batch had taken.
             return_memory()
+            if len(part) == 1:
+                last_try = True  # now that what was kept from before has been given back
+                continue
             self._proven = len(part) // 2
             logger.warning(
                 "%s ran out of memory with %d %s at a time; going on with %d. To begin with that, set "

@@ -65,5 +65,6 @@ def _check_int8(device: str, *, on_cpu: bool) -> None:
         raise ValueError(f"int8 (--fast) is for CPUs; on {device} choose auto, which is fp16, or device cpu.")
     if not has_int8():
         raise ValueError(
-            "int8 (--fast) needs an x86 CPU with VNNI instructions and a torch with oneDNN. Choose auto."
+            "int8 (--fast) needs an x86 CPU with VNNI instructions and a torch with oneDNN that tells of "
+            "them (2.10 or newer does). Choose auto."
         )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -32,6 +33,7 @@ Step = Callable[[], None]
 _SWITCH = "PROMPTGEN_CUDA_GRAPHS"
 _STEPS_BEFORE = 2  # real steps in a bucket before its step is recorded
 _SHARE = 16  # one part in so many of the device's memory stays with a decoder
+_one_at_a_time = threading.Lock()
 _MOST = 64  # recordings kept; a new one takes the place of the one that was not used for longest
 
 
@@ -94,11 +96,13 @@ class CudaRecorder:
 
     @contextmanager
     def _on_stream(self) -> Iterator[None]:
-        current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            yield
-        current.wait_stream(self._stream)
+        # All models of a device share the stream: nothing of another may come into a recording.
+        with _one_at_a_time:
+            current = torch.cuda.current_stream(self._device)
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                yield
+            current.wait_stream(self._stream)
 
 
 @lru_cache

@@ -29,11 +29,13 @@ def pack(network: Florence2Network) -> None:
 
     The head keeps its plain matrix as well, since that is also the embedding.
     """
-    for parent, name, linear in _linears(network):
+    # The head comes last: by it one sees that all is done, also if this was interrupted before.
+    for parent, name, linear in sorted(_linears(network), key=lambda found: found[1] == "lm_head"):
         activation = _gelu_after(parent, name)
-        setattr(parent, name, PackedLinear(linear, gelu=activation is not None))
-        if activation is not None:
+        packed = PackedLinear(linear, gelu=activation is not None)
+        if activation is not None and not isinstance(getattr(parent, activation), _Done):
             setattr(parent, activation, _Done(getattr(parent, activation)))
+        setattr(parent, name, packed)
 
 
 @torch.inference_mode(False)
@@ -93,7 +95,8 @@ def _gelu_after(parent: nn.Module, name: str) -> str | None:
     for activation in ("act", "activation_fn"):
         function = getattr(parent, activation, None)
         exact = isinstance(function, nn.GELU) and function.approximate == "none"
-        # transformers wraps the same function
-        if exact or getattr(function, "act", None) is functional.gelu:
+        # transformers wraps the same function; an interrupted attempt leaves it already taken over
+        wrapped = isinstance(function, _Done) or getattr(function, "act", None) is functional.gelu
+        if exact or wrapped:
             return activation
     return None

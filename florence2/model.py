@@ -153,7 +153,8 @@ class Florence2Model:
         """
         with self._turn, self._in_use(self.network.vision_tower, on_step):
             # In 8 bits, what is encoded together shares its scales: a picture must not depend on others.
-            parts = pixel_values.split(1) if is_quantised(self.network) else [pixel_values]
+            apart = is_quantised(self.network) and len(pixel_values) > 0
+            parts = pixel_values.split(1) if apart else [pixel_values]
             return torch.cat([self.network.encode_images(part.to(self.device)) for part in parts])
 
     @torch.inference_mode()
@@ -213,6 +214,11 @@ class Florence2Model:
         if self.device.type == "cpu" and can_pack(self.dtype) and not is_arranged(self.network):
             pack(self.network)  # at first use, since a host may load here what it then moves to a GPU
         with ExitStack() as hooks:
+            if self.device.type in (
+                "cpu",
+                "cuda",
+            ):  # numbers are ours to choose, also within another's autocast
+                hooks.enter_context(torch.autocast(self.device.type, enabled=False))
             if on_step is not None:
                 tell = on_step
                 for module in part.modules():

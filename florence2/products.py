@@ -23,7 +23,7 @@ _WEIGHT_RANGE = 127.0
 _INPUT_RANGE = 126.0  # one less, so that a quotient rounded to bfloat16 still fits into 8 bits
 _SMALLEST = 1e-12  # in the place of a largest number of 0
 _INT8_MIDDLE = 128  # activations are unsigned, as the CPU's instructions want them: zero is 128
-_MIDDLE_AND_HALF = torch.tensor(_INT8_MIDDLE + 0.5)
+_MIDDLE_AND_HALF = torch.tensor(_INT8_MIDDLE + 0.5, device="cpu")
 
 
 def apply(linear: nn.Module, states: Tensor) -> Tensor:
@@ -118,10 +118,12 @@ class Int8Linear(CpuLinear):
         self.packed = torch.ops.onednn.qlinear_prepack(rounded, [_PACKED_ROWS, self.in_features])
         # no buffers: they stay as they are when the network's dtype changes
         self.scale = scale.flatten()
-        self.zero = torch.zeros(self.out_features, dtype=torch.int64)
+        self.zero = torch.zeros(self.out_features, dtype=torch.int64, device="cpu")
 
     def forward(self, states: Tensor) -> Tensor:
         """``[..., I]`` to ``[..., O]``, in the same dtype."""
+        if not states.numel():
+            return states.new_zeros(*states.shape[:-1], self.out_features)
         rows = states.reshape(-1, self.in_features)
         scale = rows.abs().amax(dim=-1, keepdim=True).clamp_min_(_SMALLEST).mul_(1 / _INPUT_RANGE)  # [R, 1]
         if rows.dtype == torch.float32:  # fewer steps, for which bfloat16 has too few digits
@@ -130,7 +132,7 @@ class Int8Linear(CpuLinear):
             inputs = _shifted(rows / scale)
         answer = self._multiply(inputs, 1.0, None, states.dtype)
         answer = answer.mul_(scale) if self.bias is None else torch.addcmul(self.bias, answer, scale)
-        return answer.reshape(*states.shape[:-1], -1)
+        return answer.reshape(*states.shape[:-1], self.out_features)
 
     def _multiply(
         self, inputs: Tensor, scale: float, bias: Tensor | None, dtype: torch.dtype, gelu: bool = False
@@ -161,12 +163,14 @@ class EvenInt8Linear(Int8Linear):
 
     def forward(self, states: Tensor) -> Tensor:
         """``[..., I]`` to ``[..., O]``, in the same dtype."""
+        if not states.numel():
+            return states.new_zeros(*states.shape[:-1], self.out_features)
         rows = states.reshape(-1, self.in_features)
         least, most = torch.aminmax(rows)
         scale = max(-float(least), float(most), _SMALLEST) / _INPUT_RANGE
         inputs = _shifted(rows * (1.0 / scale))
         answer = self._multiply(inputs, scale, self.full_bias, states.dtype, self.gelu)
-        return answer.reshape(*states.shape[:-1], -1)
+        return answer.reshape(*states.shape[:-1], self.out_features)
 
 
 def _shifted(quotients: Tensor) -> Tensor:

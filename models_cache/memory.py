@@ -13,7 +13,7 @@ from .checks import checkpoint_files, safetensors_header
 
 logger = logging.getLogger(__name__)
 
-_ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 4, "F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def estimate_bytes(folder: Path, dtype: str) -> int:

@@ -103,7 +103,7 @@ def test_a_device_too_small_for_one_answer_says_what_to_do(small: Small) -> None
     small.rows = 0
     with pytest.raises(OutOfMemoryError, match=r"^cpu has not enough memory even for one .*smaller model"):
         small.captioner(4).caption(PICTURES[:3], "CAPTION", SHORT)
-    assert small.batches == [3, 1]
+    assert small.batches == [3, 1, 1]
     assert small.manager.loaded()[0].in_use == 0
     assert issubclass(OutOfMemoryError, torch.cuda.OutOfMemoryError)  # by which hosts know it
     small.rows = 1

@@ -220,3 +220,37 @@ def test_auto_is_what_the_hardware_multiplies(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("promptgen.florence2.processor.has_bfloat16", lambda: False)
     assert resolve_dtype("auto", "cpu") == "fp32"
     assert resolve_dtype("auto", "cuda:0") == resolve_dtype("auto", "mps") == "fp16"
+
+
+@needs_packing
+def test_packing_that_was_interrupted_is_taken_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Florence2Model.load(demo_folder(), device="cpu", dtype="fp32")
+    pixels = model.preprocess([Image.new("RGB", (64, 48), "red")])
+    with torch.inference_mode():
+        plain = model.network.encode_images(pixels)
+    made = []
+
+    class Interrupted(PackedLinear):
+        def __init__(self, linear: nn.Linear, gelu: bool = False) -> None:
+            made.append(linear)
+            if len(made) == 40:
+                raise KeyboardInterrupt
+            super().__init__(linear, gelu)
+
+    with monkeypatch.context() as context:
+        context.setattr("promptgen.florence2.layout.PackedLinear", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pack(model.network)
+    assert not is_arranged(model.network)
+    torch.testing.assert_close(model.encode_images(pixels), plain, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(module, nn.Linear) for module in model.network.modules())
+
+
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("int8", marks=needs_int8)])
+def test_another_s_autocast_and_empty_batches(dtype: str) -> None:
+    model = Florence2Model.load(demo_folder(), device="cpu", dtype=dtype)
+    pixels = model.preprocess([Image.new("RGB", (64, 48), "red")])
+    plain = model.encode_images(pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.encode_images(pixels), plain)
+    assert model.encode_images(pixels[:0]).shape == (0, *plain.shape[1:])
