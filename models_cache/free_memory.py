@@ -57,7 +57,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_WHEN_OUT_OF_MEMORY)
+    said = str(error)
+    if said == "could not create a primitive":  # oneDNN has no other words; of wrong arguments it says more
+        return isinstance(error, RuntimeError)
+    return isinstance(error, RuntimeError) and any(words in said for words in _SAID_WHEN_OUT_OF_MEMORY)
 
 
 def _free_on_the_computer() -> int:
