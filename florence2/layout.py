@@ -29,19 +29,14 @@ def pack(network: Florence2Network) -> None:
 
     The head keeps its plain matrix as well, since that is also the embedding.
     """
-    # The head comes last: by it one sees that all is done, also if this was interrupted before.
-    for parent, name, linear in sorted(_linears(network), key=lambda found: found[1] == "lm_head"):
-        activation = _gelu_after(parent, name)
-        packed = PackedLinear(linear, gelu=activation is not None)
-        if activation is not None and not isinstance(getattr(parent, activation), _Done):
-            setattr(parent, activation, _Done(getattr(parent, activation)))
-        setattr(parent, name, packed)
+    for parent, name, linear in _linears(network):
+        _replace(parent, name, linear, PackedLinear)
 
 
 @torch.inference_mode(False)
 def unpack(network: Florence2Network) -> None:
     """Undo :func:`pack`. The head is tied again by whoever ties it; :func:`.network.tie_embeddings`."""
-    for parent in list(network.modules()):
+    for parent in _parents(network):
         for name, child in list(parent.named_children()):
             if isinstance(child, PackedLinear):
                 setattr(parent, name, child.unpacked())
@@ -57,13 +52,10 @@ def quantise(network: Florence2Network) -> None:
     spent; encoder and decoder stay as they were.
     """
     for parent, name, linear in _linears(network.vision_tower):
-        if name not in _AFTER_NORM:
+        if name in _AFTER_NORM:
+            _replace(parent, name, linear, EvenInt8Linear)
+        else:
             setattr(parent, name, Int8Linear(linear))
-            continue
-        activation = _gelu_after(parent, name)
-        setattr(parent, name, EvenInt8Linear(linear, gelu=activation is not None))
-        if activation is not None:
-            setattr(parent, activation, _Done(getattr(parent, activation)))
     for parent, name, linear in _linears(network.language_model):
         setattr(parent, name, Int8Linear(linear))
     if has_bfloat16():
@@ -80,12 +72,33 @@ def is_quantised(network: Florence2Network) -> bool:
     return isinstance(network.language_model.lm_head, Int8Linear)
 
 
+def _parents(network: nn.Module) -> list[nn.Module]:
+    """All modules that may have others, the head's last: by it one sees that all is done.
+
+    Linear layers are none of them, so that each is let go as soon as another stands in its place.
+    """
+    parents = [module for module in network.modules() if not isinstance(module, (nn.Linear, CpuLinear))]
+    return sorted(parents, key=lambda module: "lm_head" in module._modules)
+
+
 def _linears(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """Every linear layer with its parent and its name there."""
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
+    for parent in _parents(network):
+        for name in list(parent._modules):
+            child = parent._modules[name]
             if isinstance(child, nn.Linear):
                 yield parent, name, child
+
+
+def _replace(
+    parent: nn.Module, name: str, linear: nn.Linear, kind: type[PackedLinear] | type[EvenInt8Linear]
+) -> None:
+    """Put a layer of ``kind`` in the place of ``linear`` and of the GELU that follows it, if one does."""
+    activation = _gelu_after(parent, name)
+    replacement = kind(linear, gelu=activation is not None)
+    if activation is not None and not isinstance(getattr(parent, activation), _Done):
+        setattr(parent, activation, _Done(getattr(parent, activation)))
+    setattr(parent, name, replacement)
 
 
 def _gelu_after(parent: nn.Module, name: str) -> str | None:
