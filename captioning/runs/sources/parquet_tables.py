@@ -13,12 +13,13 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..records import Item
+from .containers import ContainerSource
 from .errors import SourceError
 from .file_lists import listed_file
 from .names import relative_path
 from .patient import bytes_as_file
 from .search import Search, checksum_of, is_picture_name
-from .tables import check_column, folder_of
+from .tables import check_column
 
 if TYPE_CHECKING:
     import pyarrow
@@ -32,20 +33,10 @@ _PAGE = 1 << 20  # bytes read at a time, so that no row group need fit into memo
 
 
 @dataclass(frozen=True)
-class ParquetSource:
+class ParquetSource(ContainerSource):
     """A table whose ``column`` is a path, bytes, or a struct of ``bytes`` and ``path``."""
 
-    spelled: str
-    path: str
     column: str
-
-    @property
-    def base(self) -> str:
-        return folder_of(self.path)
-
-    @property
-    def identity(self) -> str:
-        return os.path.realpath(self.path)
 
     def check(self) -> None:
         """Look at the schema.

@@ -18,6 +18,7 @@ from hashlib import blake2b
 from typing import IO, BinaryIO
 
 from ..records import Item
+from .containers import ContainerSource
 from .digests import DigestSet
 from .names import digest_of, is_hidden, relative_path
 from .patient import bytes_as_file, open_patiently
@@ -32,19 +33,8 @@ _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
-class ShardSource:
+class ShardSource(ContainerSource):
     """One tar file."""
-
-    spelled: str
-    path: str  # absolute
-
-    @property
-    def base(self) -> str:
-        return os.path.dirname(self.path)
-
-    @property
-    def identity(self) -> str:
-        return os.path.realpath(self.path)
 
     def items(self, search: Search) -> Iterator[Item]:
         own = search.name_of(self.path)

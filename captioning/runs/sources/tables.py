@@ -6,13 +6,13 @@ import codecs
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from ..records import Item
+from .containers import ContainerSource
 from .errors import MissingColumnError, SourceError
 from .file_lists import listed_file
 from .patient import open_patiently
@@ -25,20 +25,10 @@ _DELIMITERS = ",;\t"
 
 
 @dataclass(frozen=True)
-class JsonLinesSource:
+class JsonLinesSource(ContainerSource):
     """An object on each line, whose ``column`` is a path or ``{"path": …}``."""
 
-    spelled: str
-    path: str
     column: str
-
-    @property
-    def base(self) -> str:
-        return folder_of(self.path)
-
-    @property
-    def identity(self) -> str:
-        return os.path.realpath(self.path)
 
     def check(self) -> None:
         """Look at the first row.
@@ -77,20 +67,10 @@ class JsonLinesSource:
 
 
 @dataclass(frozen=True)
-class CsvSource:
+class CsvSource(ContainerSource):
     """A table with a head, separated by commas, semicolons or tabs, whose ``column`` is a path."""
 
-    spelled: str
-    path: str
     column: str
-
-    @property
-    def base(self) -> str:
-        return folder_of(self.path)
-
-    @property
-    def identity(self) -> str:
-        return os.path.realpath(self.path)
 
     def check(self) -> None:
         """Look at the head.
@@ -125,11 +105,6 @@ class CsvSource:
             if self.column in next(csv.reader([head], delimiter=delimiter), []):
                 return delimiter
         return max(_DELIMITERS, key=head.count)
-
-
-def folder_of(path: str) -> str:
-    """The absolute folder of a file."""
-    return os.path.dirname(os.path.abspath(path))
 
 
 def check_column(spelled: str, column: str, columns: list[str]) -> None:
