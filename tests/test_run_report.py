@@ -333,7 +333,8 @@ def test_memory_does_not_grow_with_the_number_of_records(tmp_path: Path) -> None
         tracemalloc.stop()
         return used
 
-    few, many = peak(2_000), peak(50_000)
+    # Of two, since the interpreter's one table of interned strings grows now and then, by many MB at once.
+    few, many = (min(peak(count), peak(count)) for count in (2_000, 50_000))
     assert many < few + 2 * 2**20
     assert many < 16 * 2**20
 
