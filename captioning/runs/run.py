@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..captioner import CaptionOptions
 from .counting import Counter
 from .flow import Ahead, Behind
 from .journal import Journal
 from .outputs import Form, Output, OutputOptions, SameStem, Targets, make_outputs, refuse
-from .pictures import ItemPicture
 from .places import errors_place, journal_place
 from .records import Item, Record
 from .report import check_report_place, write_report
 from .selection import Left, Selection
 from .settings import settings_digest
 from .sources import find_items
+from .workers import InProcess, Workers
 from .writing import GroupWriter
 
 if TYPE_CHECKING:
-    from ..captioner import Captioner, ImageResult
+    from ..captioner import Captioner
 
 __all__ = ["FolderRun", "Plan", "RunOptions", "RunProgress", "RunReport", "run_folder"]
 
@@ -124,14 +123,17 @@ def run_folder(
     on_progress: Callable[[RunProgress], None] = lambda progress: None,
     stop: threading.Event | None = None,
     on_problem: OnProblem = lambda name, reason: None,
+    workers: Workers | None = None,
 ) -> RunReport:
     """Caption all pictures of ``options`` that are not captioned yet.
 
     Args:
+        captioner: says which checkpoint, and captions unless there are ``workers``.
         on_progress: called in this thread, after each picture and about ten times a second while waiting.
         stop: when it is set, the batch in flight is finished and written, and the run returns.
         on_problem: told, in this thread, the name and reason of each picture that failed, and of what else
             could not be read or written.
+        workers: who captions, with the same checkpoint and options.
 
     Raises:
         SourceError: an input is not there, or there is no picture in any.
@@ -140,7 +142,7 @@ def run_folder(
         JournalError: the journal is in use or cannot be used.
         ModelFilesError, CheckpointError, ValueError, OutOfMemoryError: see :meth:`.Captioner.stream`.
     """
-    return FolderRun(options, captioner, on_progress, stop or threading.Event(), on_problem).run()
+    return FolderRun(options, captioner, on_progress, stop or threading.Event(), on_problem, workers).run()
 
 
 class FolderRun:
@@ -153,9 +155,11 @@ class FolderRun:
         on_progress: Callable[[RunProgress], None],
         stop: threading.Event,
         on_problem: OnProblem,
+        workers: Workers | None = None,
     ) -> None:
         self._options = options
         self._captioner = captioner
+        self._workers = workers or InProcess(captioner, options.instructions, options.captions)
         self._journal = options.journal or journal_place(options.inputs, options.output)
         self._errors = options.output.errors or errors_place(options.inputs, options.output)
         self._on_progress = on_progress
@@ -294,36 +298,27 @@ class FolderRun:
     def _caption(self, selection: Selection, behind: Behind[Record]) -> None:
         """Caption what is chosen, and hand it on to be written."""
         work = Ahead(selection.choose(self._items(self._tell), self._left))
-        given: deque[Item] = deque()
-        batch = _BatchWatch(self._stopping)
-        with closing(work):
-            pictures = self._pictures(work, behind, given)
-            options = self._options
-            results = self._captioner.stream(pictures, options.instructions, options.captions, batch.on_step)
-            try:
-                for result in results:
-                    batch.ended()
-                    record = _record_of(given.popleft(), result)
+        with (
+            closing(work),
+            closing(self._workers.answer(self._given(work, behind), self._stopping)) as records,
+        ):
+            for record in records:
+                if record is None:
+                    self._advance()
+                else:
                     behind.put(record)
                     self._count(record)
-            except _StoppedError:
-                pass
-            finally:
-                results.close()  # type: ignore[attr-defined]
 
-    def _pictures(
-        self, work: Ahead[Item | Record], behind: Behind[Record], given: deque[Item]
-    ) -> Iterator[Any]:
-        """The pictures for the captioner, noted in ``given``; what needs no captioner is written at once."""
+    def _given(self, work: Ahead[Item | Record], behind: Behind[Record]) -> Iterator[Item | None]:
+        """The pictures for the workers; what needs none is written at once."""
         for one in work:
             if self._stopping():
                 return
-            if isinstance(one, Item):
-                given.append(one)
-                yield ItemPicture(one)
-            elif one is not None:
+            if isinstance(one, Record):
                 behind.put(one)
                 self._rewritten += 1
+            else:
+                yield one
             self._advance()
 
     def _stopping(self) -> bool:
@@ -388,40 +383,3 @@ def _places(options: RunOptions) -> Iterator[str]:
 
 def _ignore(name: str, reason: str) -> None:
     """Problems are told once, when the pictures are captioned."""
-
-
-class _StoppedError(Exception):
-    """Ends the captioner before its next batch."""
-
-
-class _BatchWatch:
-    """Lets the batch that is in flight when the run is stopped come to its end, and no other one begin."""
-
-    def __init__(self, stopping: Callable[[], bool]) -> None:
-        self._stopping = stopping
-        self._in_flight = False
-
-    def on_step(self, _: int) -> None:
-        """A step of the model begins."""
-        if not self._in_flight and self._stopping():
-            raise _StoppedError
-        self._in_flight = True
-
-    def ended(self) -> None:
-        """There is a result: the batch has ended."""
-        self._in_flight = False
-
-
-def _record_of(item: Item, result: ImageResult) -> Record:
-    shown = item.name if item.name.isprintable() else repr(item.name)
-    error = None if result.error is None else result.error.removeprefix(f"{shown}: ")
-    return Record(
-        name=item.name,
-        relative=item.relative,
-        path=item.path,
-        fingerprint=item.fingerprint,
-        results=tuple(answer.to_dict() for answer in result.results),
-        size=result.size,
-        error=error,
-        open=item.open,
-    )

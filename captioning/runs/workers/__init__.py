@@ -1,0 +1,8 @@
+"""Who captions the pictures of a run: this process, several, or a cluster."""
+
+from __future__ import annotations
+
+from .base import Workers
+from .in_process import InProcess
+
+__all__ = ["InProcess", "Workers"]

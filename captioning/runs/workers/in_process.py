@@ -1,0 +1,92 @@
+"""Captions in the process and thread of the run itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from ..pictures import ItemPicture
+from ..records import Item, Record
+
+if TYPE_CHECKING:
+    from ...captioner import Captioner, CaptionOptions, ImageResult
+
+
+class InProcess:
+    """One captioner, which reads ahead in threads; see :class:`.Workers`.
+
+    Args:
+        instructions: canonical names, in order.
+    """
+
+    def __init__(self, captioner: Captioner, instructions: Sequence[str], options: CaptionOptions) -> None:
+        self._captioner = captioner
+        self._instructions = instructions
+        self._options = options
+
+    def answer(
+        self, items: Iterator[Item | None], stopping: Callable[[], bool]
+    ) -> Generator[Record | None, None, None]:
+        """See :meth:`.Workers.answer`.
+
+        Raises:
+            Exception: as :meth:`.Captioner.stream` does.
+        """
+        given: deque[Item] = deque()
+        batch = _BatchWatch(stopping)
+        pictures = _pictures(items, given)
+        results = self._captioner.stream(pictures, self._instructions, self._options, batch.on_step)
+        with closing(results):  # type: ignore[type-var]
+            try:
+                for result in results:
+                    batch.ended()
+                    yield _record_of(given.popleft(), result)
+            except _StoppedError:
+                return
+
+
+def _pictures(items: Iterator[Item | None], given: deque[Item]) -> Iterator[ItemPicture]:
+    """The pictures for the captioner, noted in ``given``."""
+    for item in items:
+        if item is not None:
+            given.append(item)
+            yield ItemPicture(item)
+
+
+class _StoppedError(Exception):
+    """Ends the captioner before its next batch."""
+
+
+class _BatchWatch:
+    """Lets the batch that is in flight when the run is stopped come to its end, and no other one begin."""
+
+    def __init__(self, stopping: Callable[[], bool]) -> None:
+        self._stopping = stopping
+        self._in_flight = False
+
+    def on_step(self, _: int) -> None:
+        """A step of the model begins."""
+        if not self._in_flight and self._stopping():
+            raise _StoppedError
+        self._in_flight = True
+
+    def ended(self) -> None:
+        """There is a result: the batch has ended."""
+        self._in_flight = False
+
+
+def _record_of(item: Item, result: ImageResult) -> Record:
+    shown = item.name if item.name.isprintable() else repr(item.name)
+    error = None if result.error is None else result.error.removeprefix(f"{shown}: ")
+    return Record(
+        name=item.name,
+        relative=item.relative,
+        path=item.path,
+        fingerprint=item.fingerprint,
+        results=tuple(answer.to_dict() for answer in result.results),
+        size=result.size,
+        error=error,
+        open=item.open,
+    )
