@@ -34,6 +34,8 @@ from .stopping import stop_on_signals
 if TYPE_CHECKING:
     from ..captioning.runs.run import Plan, RunReport
 
+_MUCH = 0.1  # share of the time that the model waited for images, from which on it is told
+
 _INPUT = "Which images"
 _RUN = "The run"
 
@@ -367,6 +369,9 @@ def _tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
     """
     if not quiet:
         say(f"{_sum_of(report)} In {duration(report.seconds)}{_rate_of(report)}.")
+    if report.waited is not None and report.waited >= _MUCH and not quiet:
+        share = f"{100 * report.waited:.0f} %"
+        say(f"The model waited for images {share} of the time: reading them is what takes long.")
     if page is not None and not quiet:
         say(f"Report: {page}")
     if report.too_many_errors:

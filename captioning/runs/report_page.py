@@ -130,6 +130,8 @@ def _this_run(run: RunReport, ended: datetime) -> Iterator[str]:
     told["duration"] = _duration(run.seconds)
     if run.captioned and run.seconds:
         told["images/s, start included"] = f"{run.captioned / run.seconds:,.2f}"
+    if run.waited is not None:
+        told["of the time, waited for images"] = f"{100 * run.waited:.1f} %"
     yield '<dl class="counts">\n'
     for what, value in told.items():
         yield f"<div><dt>{shown(what)}</dt><dd>{shown(value)}</dd></div>\n"

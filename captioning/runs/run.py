@@ -27,7 +27,7 @@ from .report import check_report_place, write_report
 from .selection import Left, Selection
 from .settings import settings_digest
 from .sources import find_items
-from .workers import InProcess, Workers
+from .workers import InProcess, Waiting, Workers
 from .writing import GroupWriter
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class RunReport:
     too_many_errors: bool
     journal: Path
     errors: Path  # file of the pictures that failed; there if there are any
+    waited: float | None = None  # share of the time, 0 to 1, in which the model waited for pictures, if known
 
     @property
     def complete(self) -> bool:
@@ -159,7 +160,8 @@ class FolderRun:
     ) -> None:
         self._options = options
         self._captioner = captioner
-        self._workers = workers or InProcess(captioner, options.instructions, options.captions)
+        self._waiting = Waiting()
+        self._workers = workers or InProcess(captioner, options.instructions, options.captions, self._waiting)
         self._journal = options.journal or journal_place(options.inputs, options.output)
         self._errors = options.output.errors or errors_place(options.inputs, options.output)
         self._on_progress = on_progress
@@ -366,6 +368,7 @@ class FolderRun:
             failed_before=left.failed_before, kept=left.kept, same_stem=left.same_stem,
             problems=self._problems, seconds=seconds, stopped=self._stop.is_set(),
             too_many_errors=too_many, journal=self._journal, errors=self._errors,
+            waited=self._waiting.share,
         )  # fmt: skip
 
 

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .base import Workers
 from .in_process import InProcess
+from .waiting import Waiting
 
-__all__ = ["InProcess", "Workers"]
+__all__ = ["InProcess", "Waiting", "Workers"]

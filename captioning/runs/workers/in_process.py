@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..pictures import ItemPicture
 from ..records import Item, Record
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ...captioner import Captioner, CaptionOptions, ImageResult
@@ -19,9 +20,17 @@ class InProcess:
 
     Args:
         instructions: canonical names, in order.
+        waiting: told when the captioner waits for pictures.
     """
 
-    def __init__(self, captioner: Captioner, instructions: Sequence[str], options: CaptionOptions) -> None:
+    def __init__(
+        self,
+        captioner: Captioner,
+        instructions: Sequence[str],
+        options: CaptionOptions,
+        waiting: Waiting | None = None,
+    ) -> None:
+        self._waiting = waiting or Waiting()
         self._captioner = captioner
         self._instructions = instructions
         self._options = options
@@ -35,20 +44,22 @@ class InProcess:
             Exception: as :meth:`.Captioner.stream` does.
         """
         given: deque[Item] = deque()
-        batch = _BatchWatch(stopping)
+        batch = _BatchWatch(stopping, self._waiting)
         pictures = _pictures(items, given)
         results = self._captioner.stream(pictures, self._instructions, self._options, batch.on_step)
         with closing(results):  # type: ignore[type-var]
             try:
+                self._waiting.begin()
                 for result in results:
                     batch.ended()
                     yield _record_of(given.popleft(), result)
+                    self._waiting.begin()
             except _StoppedError:
                 return
 
 
-def _pictures(items: Iterator[Item | None], given: deque[Item]) -> Iterator[ItemPicture]:
-    """The pictures for the captioner, noted in ``given``."""
+def _pictures(items: Iterator[Item | None], given: deque[Item]) -> Iterator[Any]:
+    """The pictures for the captioner, as far as it needs them to be files, noted in ``given``."""
     for item in items:
         if item is not None:
             given.append(item)
@@ -62,19 +73,24 @@ class _StoppedError(Exception):
 class _BatchWatch:
     """Lets the batch that is in flight when the run is stopped come to its end, and no other one begin."""
 
-    def __init__(self, stopping: Callable[[], bool]) -> None:
+    def __init__(self, stopping: Callable[[], bool], waiting: Waiting) -> None:
         self._stopping = stopping
+        self._waiting = waiting
         self._in_flight = False
 
     def on_step(self, _: int) -> None:
         """A step of the model begins."""
-        if not self._in_flight and self._stopping():
+        if self._in_flight:
+            return
+        if self._stopping():
             raise _StoppedError
         self._in_flight = True
+        self._waiting.end()
 
     def ended(self) -> None:
         """There is a result: the batch has ended."""
         self._in_flight = False
+        self._waiting.end()
 
 
 def _record_of(item: Item, result: ImageResult) -> Record:
