@@ -49,22 +49,7 @@ def generation_config(
             f"max_new_tokens is {options.max_new_tokens}; the decoder of this checkpoint has "
             f"{positions} positions. Choose at most {positions}."
         )
-    merged = dict(settings) | options.given()
-    maximum = merged.pop("max_length", None)
-    if merged.get("max_new_tokens") is None:
-        # max_length counts the decoder start token
-        merged["max_new_tokens"] = maximum - 1 if maximum else positions
-    merged["max_new_tokens"] = min(merged["max_new_tokens"], positions)
-    minimum = merged.pop("min_length", None)
-    if minimum and merged.get("min_new_tokens") is None:
-        merged["min_new_tokens"] = minimum - 1
-    if not merged.get("do_sample"):  # they act only while sampling; transformers warns otherwise
-        for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
-            merged.pop(name, None)
-    if merged.get("num_beams", 1) == 1:
-        for name in ("early_stopping", "length_penalty"):
-            merged.pop(name, None)
-    return GenerationConfig(**merged)
+    return GenerationConfig(**options.over(settings, positions))
 
 
 def generate(

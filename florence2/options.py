@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
+
+# Settings that act only while sampling, by transformers' names; those of checkpoints, too.
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,34 @@ class GenerationOptions:
         own = {"seed", "output_scores"}
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in own}
         return {name: value for name, value in values.items() if value is not None}
+
+    def over(self, settings: Mapping[str, Any], positions: int) -> dict[str, Any]:
+        """A checkpoint's own settings with these on top, without those that have no effect.
+
+        Equal for two that are to give the same answers, whether a value was given or is the checkpoint's.
+
+        Args:
+            settings: the checkpoint's, by transformers' names.
+            positions: places of the decoder; one answer has at most that many new tokens.
+        """
+        merged = dict(settings) | self.given()
+        maximum = merged.pop("max_length", None)
+        if merged.get("max_new_tokens") is None:
+            # max_length counts the decoder start token
+            merged["max_new_tokens"] = maximum - 1 if maximum else positions
+        merged["max_new_tokens"] = min(merged["max_new_tokens"], positions)
+        minimum = merged.pop("min_length", None)
+        if minimum and merged.get("min_new_tokens") is None:
+            merged["min_new_tokens"] = minimum - 1
+        merged["num_beams"] = merged.get("num_beams") or 1
+        merged["do_sample"] = bool(merged.get("do_sample"))
+        if not merged["do_sample"]:  # they act only while sampling; transformers warns otherwise
+            for name in _SAMPLING:
+                merged.pop(name, None)
+        if merged["num_beams"] == 1:
+            for name in ("early_stopping", "length_penalty"):
+                merged.pop(name, None)
+        return merged
 
     def _require_integer(self, name: str, minimum: int, maximum: int | None = None) -> None:
         value = getattr(self, name)

@@ -306,6 +306,20 @@ def test_the_checkpoint_counts_by_its_content(tmp_path: Path, captioner: Caption
     assert len(digests) == 6
 
 
+def test_a_setting_counts_by_what_it_does(captioner: Captioner) -> None:
+    def digest(**settings: Any) -> str:
+        return settings_digest(captioner, ["CAPTION"], CaptionOptions(GenerationOptions(**settings)))
+
+    own = digest()  # three beams, as the checkpoint's file says
+    assert digest(num_beams=3, max_new_tokens=1024, do_sample=False) == own
+    assert digest(temperature=0.5, top_k=5, top_p=0.5, seed=7) == own
+    drawn = digest(do_sample=True, seed=7)
+    assert digest(do_sample=True, num_beams=3, seed=7) == drawn
+    others = [digest(num_beams=2), digest(length_penalty=2.0), digest(do_sample=True, seed=8)]
+    others.append(digest(do_sample=True, seed=7, temperature=0.5))
+    assert len({own, drawn, *others}) == 6
+
+
 def test_captions_within_the_pictures_change_no_picture(
     album: Path, captioner: Captioner, expected: Callable[..., str]
 ) -> None:

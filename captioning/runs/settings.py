@@ -6,7 +6,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ...florence2 import Florence2Config, GenerationOptions
 
 if TYPE_CHECKING:
     from ..captioner import Captioner, CaptionOptions
@@ -17,6 +20,9 @@ _VERSION = 1  # to be raised when the same settings come to mean other answers
 def settings_digest(captioner: Captioner, instructions: Sequence[str], options: CaptionOptions) -> str:
     """Equal for two runs whose answers are interchangeable, on whatever machine.
 
+    A generation setting counts by its effect: one that is given counts like the same one of the checkpoint's,
+    and without sampling neither a seed nor a temperature counts.
+
     The checkpoint counts by the bytes of its files. Device and batch size do not count, nor which of the
     floating-point formats is used (what ``auto`` takes depends on the machine); ``int8`` does.
 
@@ -26,6 +32,7 @@ def settings_digest(captioner: Captioner, instructions: Sequence[str], options: 
 
     Raises:
         ModelFilesError: the name of the checkpoint stands for nothing.
+        CheckpointError: its settings cannot be read.
     """
     from ...models_cache import checkpoint_digest, entry_of, find_checkpoint
 
@@ -36,13 +43,24 @@ def settings_digest(captioner: Captioner, instructions: Sequence[str], options: 
         "model": None if folder is None else checkpoint_digest(folder),
         "prompts": dict(entry.prompts) if entry is not None else {},
         "instructions": list(instructions),
-        "generation": _fields(options.generation),
+        "generation": _generation(folder, options.generation),
         "tags": _fields(options.tags),
         "text_input": options.text_input,
         "background": options.background,
         "kind": "int8" if captioner.dtype == "int8" else "float",
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _generation(folder: Path | None, options: GenerationOptions) -> dict[str, Any]:
+    """All settings that take effect, the checkpoint's own too."""
+    if folder is None:
+        return _fields(options)
+    config = Florence2Config.from_folder(folder)
+    effective = options.over(config.generation, config.text.max_position_embeddings)
+    if effective["do_sample"]:
+        effective["seed"] = options.seed
+    return effective | {"output_scores": options.output_scores}
 
 
 def _fields(options: Any) -> dict[str, Any]:
