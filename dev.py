@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ VENV = ROOT / ".venv"
 STAMP = "promptgen-dev-stamp"  # in a venv: all that was due has been installed
 FAILURE = "promptgen-dev-failure"  # in a host's venv: why it could not be
 OLDEST_TRANSFORMERS = "4.50.3"
+MOST_TEST_PROCESSES = 4  # each takes up to 2 GB
 HOST_VARIABLE = "COMFYUI_PATH"
 HOST_REPOSITORY = "https://github.com/Comfy-Org/ComfyUI"
 HOST_PORT = 8188  # its own default
@@ -167,12 +168,26 @@ def test(options: argparse.Namespace) -> int:
     failed = [] if options.no_lint else _failed_checks(python)
     without = _prepare_hosts(python)
     say("Tests")
-    status = run([python, "-m", "pytest", *options.pytest])
+    status = run([python, "-m", "pytest", *_side_by_side(), *options.pytest], _one_thread_each())
     for reason in without:
         say(f"NOT TESTED IN COMFYUI: {reason}")
     if failed:
         raise StepError(f"{', '.join(failed)} (see above); the tests' exit status is {status}.", status or 1)
     return status
+
+
+def _side_by_side() -> list[str]:
+    """For pytest: tests run in several processes, those of a file, or of one ComfyUI, in one of them."""
+    return ["-n", str(_test_processes()), "--dist", "loadgroup"] if _test_processes() > 1 else []
+
+
+def _one_thread_each() -> dict[str, str]:
+    """The environment in which the processes do not take each other's cores."""
+    return {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // _test_processes()))}
+
+
+def _test_processes() -> int:
+    return min(MOST_TEST_PROCESSES, os.cpu_count() or 1)
 
 
 def comfyui(options: argparse.Namespace) -> int:
@@ -945,9 +960,9 @@ def say(message: str) -> None:
     print(f"\n==> {message}", flush=True)
 
 
-def run(command: Sequence[str]) -> int:
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run ``command`` in the repository with our own input and output; its exit status."""
-    return subprocess.run(command, cwd=ROOT).returncode
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 def checked(command: Sequence[str], advice: str) -> None:

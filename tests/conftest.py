@@ -24,6 +24,13 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file run in one process; all that need a running ComfyUI in one, which starts it once."""
+    for item in items:
+        needs_host = "comfyui_checkout" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("comfyui" if needs_host else item.path.name))
+
+
 def _checkouts() -> list[Any]:
     try:
         return [pytest.param(checkout, id=checkout.version) for checkout in find_checkouts()]
