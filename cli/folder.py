@@ -24,17 +24,17 @@ from ..captioning.runs.outputs import (
     OutputError,
     OutputOptions,
     SameStem,
+    columns_of,
 )
+from ..captioning.runs.summary import summary
 from .answer_flags import ASK, OUTPUT, AnswerFlags, expand_flags
 from .completion import complete_instruction
 from .reporting import FAILED, STOPPED, UsageError, configure_logging, reported_errors, say
-from .run_progress import RunTeller, duration
+from .run_progress import RunTeller
 from .stopping import stop_on_signals
 
 if TYPE_CHECKING:
     from ..captioning.runs.run import Plan, RunReport
-
-_MUCH = 0.1  # share of the time that the model waited for images, from which on it is told
 
 _INPUT = "Which images"
 _RUN = "The run"
@@ -246,7 +246,7 @@ def folder(
             options = RunOptions(
                 inputs=tuple(inputs),
                 output=OutputOptions(
-                    columns=tuple(_columns(instruction, flags)),
+                    columns=_columns(instruction, flags),
                     forms=tuple(format) if format else _forms_for(output, embed),
                     extension=extension,
                     output=_expanded(output),
@@ -290,22 +290,16 @@ def folder(
             _tell_report(ended, _expanded(report), quiet=flags.quiet)
 
 
-def _columns(values: Sequence[str], flags: AnswerFlags) -> list[Column]:
+def _columns(values: Sequence[str], flags: AnswerFlags) -> tuple[Column, ...]:
     """What ``--instruction`` asks, and what the answers are to be called.
 
     Raises:
-        UsageError: two answers would be one.
+        OutputError: two answers would be one.
         InstructionError: one is unknown, or does not go with ``--text-input``.
     """
-    pieces = [piece.strip() for value in values for piece in value.split(",") if piece.strip()]
-    split = [piece.partition(":") for piece in pieces]
-    instructions = flags.find_instructions([instruction for instruction, _, _ in split])
-    if len(instructions) < len(split):
-        raise UsageError("--instruction asks the same twice.")
-    return [
-        Column(instruction, name.strip())
-        for instruction, (_, _, name) in zip(instructions, split, strict=True)
-    ]
+    columns = columns_of(",".join(values))
+    flags.find_instructions([column.instruction for column in columns])
+    return columns
 
 
 _FORMS = {
@@ -368,10 +362,8 @@ def _tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
         typer.Exit: not every image has its captions.
     """
     if not quiet:
-        say(f"{_sum_of(report)} In {duration(report.seconds)}{_rate_of(report)}.")
-    if report.waited is not None and report.waited >= _MUCH and not quiet:
-        share = f"{100 * report.waited:.0f} %"
-        say(f"The model waited for images {share} of the time: reading them is what takes long.")
+        for line in summary(report):
+            say(line)
     if page is not None and not quiet:
         say(f"Report: {page}")
     if report.too_many_errors:
@@ -386,26 +378,6 @@ def _tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
         raise typer.Exit(STOPPED)
     if not report.complete:
         raise typer.Exit(FAILED)
-
-
-def _sum_of(report: RunReport) -> str:
-    counts = {
-        "captioned": report.captioned,
-        "written again": report.rewritten,
-        "failed": report.failed,
-        "done before": report.done_before,
-        "failed before": report.failed_before,
-        "had captions": report.kept,
-        "left out for another of the same name": report.same_stem,
-    }
-    told = [f"{count} {what}" for what, count in counts.items() if count or what == "captioned"]
-    return f"Images: {', '.join(told)}."
-
-
-def _rate_of(report: RunReport) -> str:
-    return (
-        f", {report.captioned / report.seconds:.1f} images/s" if report.captioned and report.seconds else ""
-    )
 
 
 def _same_command() -> str:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ..captioning.runs.summary import duration
 from .reporting import say, say_error
 from .streams import is_terminal
 
@@ -110,13 +111,3 @@ class RunTeller:
         if self._started is None or progress.worked <= self._worked_then:
             return 0.0
         return (progress.worked - self._worked_then) / max(1e-9, time.monotonic() - self._started)
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h 20 min``."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"

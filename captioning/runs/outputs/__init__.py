@@ -8,7 +8,7 @@ from .disk import Fsync
 from .existing import Existing
 from .options import Form, OutputOptions, make_outputs
 from .sidecar import SameStem
-from .texts import Column
+from .texts import Column, columns_of
 from .webdataset import ShardLimits
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "SaveMark",
     "ShardLimits",
     "Targets",
+    "columns_of",
     "make_outputs",
     "refuse",
 ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ...instructions import find_instruction
 from ..records import Record
 from .base import OutputError
 
-__all__ = ["Column", "check_columns", "text_of", "texts_of"]
+__all__ = ["Column", "check_columns", "columns_of", "text_of", "texts_of"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,20 @@ class Column:
 
     instruction: str  # canonical name
     name: str = ""  # of the column of a table, or the extension of a caption file; empty: the usual one
+
+
+def columns_of(spelled: str) -> tuple[Column, ...]:
+    """What ``GENERATE_TAGS:tags, CAPTION`` asks, and what the answers are to be called.
+
+    Raises:
+        InstructionError: there is no such instruction.
+        OutputError: two answers would be one.
+    """
+    pieces = [piece.partition(":") for piece in spelled.split(",") if piece.strip()]
+    columns = tuple(Column(find_instruction(asked).name, name.strip()) for asked, _, name in pieces)
+    if len({column.instruction for column in columns}) < len(columns):
+        raise OutputError(f"{spelled!r} asks the same twice.")
+    return columns
 
 
 def check_columns(columns: Sequence[Column], own: Iterable[str]) -> None:
