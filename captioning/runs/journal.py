@@ -31,7 +31,7 @@ CREATE TABLE records (
     number INTEGER PRIMARY KEY,   -- grows with time: records come back in the order in which they were begun
     name BLOB NOT NULL UNIQUE,    -- BLOB: names and paths are bytes that need not be UTF-8
     relative BLOB NOT NULL,
-    path BLOB,
+    path BLOB,                    -- or the URL of an object, known by its ://, which no path has
     fingerprint TEXT NOT NULL,
     settings TEXT NOT NULL,
     finished INTEGER NOT NULL,    -- 0 until the outputs have it on disk
@@ -374,7 +374,9 @@ def _row_of(record: Record) -> tuple[object, ...]:
     # json.dumps escapes what is not ASCII, so nothing in an answer can fail to be encoded
     answers = json.dumps({"results": record.results, "size": record.size})
     plans = json.dumps(dict(record.plans))
-    path = None if record.path is None else os.fsencode(record.path)
+    path = (
+        None if record.path is None and record.url is None else os.fsencode(record.path or record.url or "")
+    )
     error = None if record.error is None else record.error.encode("utf-8", "backslashreplace").decode()
     return (
         os.fsencode(record.name),
@@ -390,13 +392,15 @@ def _row_of(record: Record) -> tuple[object, ...]:
 def _record_of(row: Sequence[Any]) -> Record:
     _, name, relative, path, fingerprint, error, answers, plans = row
     body = json.loads(answers)
+    is_object = path is not None and b"://" in path
     return Record(
         name=os.fsdecode(name),
         relative=Path(os.fsdecode(relative)),
-        path=None if path is None else Path(os.fsdecode(path)),
+        path=None if path is None or is_object else Path(os.fsdecode(path)),
         fingerprint=fingerprint,
         results=tuple(body["results"]),
         size=None if body["size"] is None else (body["size"][0], body["size"][1]),
         error=error,
         plans=json.loads(plans),
+        url=os.fsdecode(path) if is_object else None,
     )

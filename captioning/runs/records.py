@@ -19,9 +19,10 @@ class Item:
 
     name: str
     relative: Path  # where its captions belong below an output folder, with the picture's own file name
-    path: Path | None  # the picture's file; None in shards and tables
+    path: Path | None  # the picture's file; None in shards and tables, and in a store
     fingerprint: str  # changes when the picture changes: size and time of a file, checksum of a member
     open: Callable[[], BinaryIO]  # reads lazily; called in a worker thread, may raise OSError
+    url: str | None = None  # of a picture that is an object of a store
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,4 @@ class Record:
     previous_plans: Mapping[str, Any] = field(default_factory=dict)
     # the item's, while its run lasts; the journal does not keep it
     open: Callable[[], BinaryIO] | None = None
+    url: str | None = None  # the item's

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..records import Item
+from ..stores.paths import is_url, join_url, parent_url
 from .errors import SourceError
 from .patient import open_patiently
 from .search import Search
@@ -31,7 +32,7 @@ class ListSource:
 
     @property
     def identity(self) -> str:
-        return os.path.realpath(self.path)
+        return self.path if is_url(self.path) else os.path.realpath(self.path)
 
     def items(self, search: Search) -> Iterator[Item]:
         for line in read_paths(self.path):
@@ -47,25 +48,45 @@ def list_source(spelled: str, path: str) -> ListSource:
     Raises:
         SourceError: it cannot be read, or is empty.
     """
-    if not os.path.isfile(path):  # a pipe can be read only once, and a run reads it again to go on
+    # A pipe can be read only once, and a run reads it again to go on.
+    if not is_url(path) and not os.path.isfile(path):
         raise SourceError(f"{spelled}: a list is a file; write it to one first")
     try:
         first = next(read_paths(path), None)
-        relative = next((line for line in read_paths(path) if not os.path.isabs(line)), None)
+        relative = next(
+            (line for line in read_paths(path) if not (os.path.isabs(line) or is_url(line))), None
+        )
     except OSError as error:
         raise SourceError(f"{spelled}: the list cannot be read: {error.strerror or error}") from error
     if first is None:
         raise SourceError(f"{spelled}: the list names no files; it takes one path per line")
+    if is_url(path):
+        return ListSource(spelled, path, parent_url(path))
     own, current = os.path.dirname(os.path.abspath(path)), os.getcwd()
     is_in_current = relative is not None and _exists(current, relative) and not _exists(own, relative)
     return ListSource(spelled, path, current if is_in_current else own)
 
 
 def listed_file(search: Search, base: str, line: str) -> Iterator[Item]:
-    """The item of a file that a list or table names."""
+    """The item of a file or object that a list or table names."""
+    if is_url(line) or (is_url(base) and not os.path.isabs(line)):
+        url = line if is_url(line) else _below(base, line)
+        yield from search.object_item(url, wanted=True)
+        return
     path = os.path.join(base, line)
     folder, name = os.path.split(path)
     yield from search.file_item(path, os.path.join(_real_folder(folder), name), wanted=True)
+
+
+def _below(base: str, relative: str) -> str:
+    """The URL of a path that begins at a folder; ``..`` leads up."""
+    parts = relative.replace("\\", "/").split("/")
+    for part in parts:
+        if part == "..":
+            base = parent_url(base)
+        elif part not in ("", "."):
+            base = join_url(base, part)
+    return base
 
 
 @functools.lru_cache(1024)

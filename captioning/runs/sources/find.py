@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ...images import image_extensions
 from ..records import Item
+from ..stores.objects import StoreError, look
+from ..stores.paths import is_url, parent_url, protocol_of
 from .errors import MissingColumnError, SourceError
 from .file_lists import LIST_EXTENSIONS, list_source
 from .folders import FileSource, FolderSource, GlobSource, ending_of
 from .names import common_folder
 from .parquet_tables import PARQUET_EXTENSIONS, ParquetSource
 from .patterns import Glob, NamePattern, expand_braces, has_braces, has_magic
+from .remote import RemoteFileSource, RemoteFolderSource, RemoteGlob, RemoteGlobSource, is_url_pattern
 from .search import Claims, Search, Source, is_picture_name
 from .shards import SHARD_EXTENSIONS, ShardSource
 from .tables import CSV_EXTENSIONS, JSON_EXTENSIONS, CsvSource, JsonLinesSource
@@ -24,6 +27,9 @@ _TABLES: dict[str, type[JsonLinesSource] | type[CsvSource] | type[ParquetSource]
     **dict.fromkeys(PARQUET_EXTENSIONS, ParquetSource),
 }
 _CONTAINERS = (*SHARD_EXTENSIONS, *_TABLES, *LIST_EXTENSIONS)
+_FOLDERS = (FolderSource, RemoteFolderSource)
+_GLOBS = (GlobSource, RemoteGlobSource)
+_FILES = (FileSource, RemoteFileSource)
 _MOST_NAMED = 5  # in one message
 
 
@@ -50,6 +56,8 @@ def find_items(
       at the table's folder, or, in Parquet, as bytes;
     - a list (``.txt``, ``.lst``, or any file after ``@``): paths, separated by line ends or NUL characters,
       that begin at the list's folder, or at the current one if the first of them is there alone;
+    - a URL that fsspec knows, such as ``s3://bucket/photos``, of any of these: a folder, a picture, a table
+      and so on. Pictures in it are objects, and have no path;
     - otherwise a pattern with ``*``, ``?``, ``[…]``, ``**`` (any depth), or ``{a,b}`` and ``{0000..0012}``.
 
     A picture's name is its path below its folder; with several inputs, below the lowest folder that holds
@@ -108,15 +116,15 @@ def _find(sources: list[Source], search: Search, pattern: str | None) -> Iterato
     if search.claims.found == 0:
         raise SourceError(_nothing_found(empty, search, pattern))
     for source in empty:
-        if not isinstance(source, FileSource):  # which another input has named before
+        if not isinstance(source, _FILES):  # which another input has named before
             search.on_problem(source.spelled, "there is no picture in it that no other input has")
 
 
 def _may_repeat(sources: list[Source]) -> bool:
     """Whether one file may come from two places; folders do not overlap, and shards hold no files."""
     if len(sources) == 1:
-        return not isinstance(sources[0], (FolderSource, GlobSource, ShardSource, FileSource))
-    return any(not isinstance(source, (FolderSource, ShardSource)) for source in sources)
+        return not isinstance(sources[0], (*_FOLDERS, *_GLOBS, *_FILES, ShardSource))
+    return any(not isinstance(source, (*_FOLDERS, ShardSource)) for source in sources)
 
 
 def _without_repetition(sources: list[Source], recursive: bool) -> list[Source]:
@@ -124,15 +132,15 @@ def _without_repetition(sources: list[Source], recursive: bool) -> list[Source]:
     kept: dict[tuple[str, str], Source] = {}
     for source in sources:
         kept.setdefault((type(source).__name__, source.identity), source)
-    folders = [place for kind, place in kept if kind == FolderSource.__name__]
+    folders = [place for (_, place), source in kept.items() if isinstance(source, _FOLDERS)]
 
     def is_covered(place: str) -> bool:
         return any(place != folder and is_walked(place, folder) for folder in folders)
 
     return [
         source
-        for (kind, place), source in kept.items()
-        if not (recursive and kind == FolderSource.__name__ and is_covered(place))
+        for (_, place), source in kept.items()
+        if not (recursive and isinstance(source, _FOLDERS) and is_covered(place))
     ]
 
 
@@ -148,7 +156,9 @@ class _Reading:
         self._on_problem = on_problem
         self._missing: list[str] = []
         self._folders_of_pictures = {
-            os.path.dirname(os.path.abspath(one)) for one in inputs if is_picture_name(one)
+            parent_url(one) if is_url(one) else os.path.dirname(os.path.abspath(one))
+            for one in inputs
+            if is_picture_name(one)
         }
 
     def sources(self) -> list[Source]:
@@ -170,6 +180,11 @@ class _Reading:
         return found
 
     def _sources_of(self, spelled: str) -> list[Source]:
+        if is_url(spelled) or (spelled.startswith("@") and is_url(spelled[1:])):
+            try:
+                return self._remote_sources_of(spelled)
+            except StoreError as error:
+                raise SourceError(str(error)) from error
         path = spelled if os.path.lexists(spelled) else os.path.expanduser(spelled)
         if os.path.isdir(path):
             return [FolderSource(spelled, os.path.abspath(path))]
@@ -184,6 +199,55 @@ class _Reading:
             return self._glob_sources(spelled, path)
         self._missing.append(spelled)
         return []
+
+    def _remote_sources_of(self, spelled: str) -> list[Source]:
+        """What a URL stands for.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        url = spelled.removeprefix("@")
+        found = look(url)
+        if found is not None and spelled.startswith("@"):
+            return [list_source(spelled, url)]
+        if found is not None and found.is_folder:
+            return [RemoteFolderSource(spelled, url if url.endswith("://") else url.rstrip("/"))]
+        if found is not None:
+            return [self._remote_file_source(spelled, url)]
+        if has_braces(url):
+            return [source for one in expand_braces(url) for source in self._sources_of(one)]
+        if is_url_pattern(url):
+            return self._remote_glob_sources(spelled, url)
+        self._missing.append(spelled)
+        return []
+
+    def _remote_file_source(self, spelled: str, url: str) -> Source:
+        """The source that an object is, by its name."""
+        lower = url.lower().partition("?")[0] if protocol_of(url) in ("http", "https") else url.lower()
+        extension = os.path.splitext(lower)[1]
+        if lower.endswith(SHARD_EXTENSIONS):
+            return ShardSource(spelled, url)
+        if extension in _TABLES:
+            table = _TABLES[extension](spelled, url, self._column)
+            table.check()
+            return table
+        if extension in LIST_EXTENSIONS:
+            return list_source(spelled, url)
+        return RemoteFileSource(spelled, url)
+
+    def _remote_glob_sources(self, spelled: str, url: str) -> list[Source]:
+        """As :meth:`_glob_sources`."""
+        glob = RemoteGlob(url)
+        if url.lower().endswith(_CONTAINERS):
+            files = [entry.url for found, _ in glob.walk(lambda _: True, self._on_problem) for entry in found]
+            if not files:
+                raise SourceError(f"no object matches {spelled!r}")
+            return [self._remote_file_source(file, file) for file in files]
+        pictures = RemoteGlobSource(spelled, glob)
+        if ending_of(glob.last) or glob.is_deep:
+            return [pictures]
+        folders = [folder for _, found in glob.walk(lambda _: False, self._on_problem) for folder in found]
+        return [pictures, *(RemoteFolderSource(folder, folder) for folder in folders)]
 
     def _file_source(self, spelled: str, path: str) -> Source | None:
         """The source that a file is, by its name; None for what a shell's ``*`` named with the pictures."""
@@ -258,13 +322,14 @@ def _nothing_found(sources: list[Source], search: Search, pattern: str | None) -
     )
     if pattern:
         parts.append(f"whose name matches {pattern!r}")
-    if any(isinstance(source, FolderSource) for source in sources):
+    if any(isinstance(source, _FOLDERS) for source in sources):
         parts.append(
             "hidden ones were left out"
             if search.recursive
             else "folders below, and hidden ones, were left out"
         )
-        parts += [hint for source in sources if (hint := _containers_in(source.base))]
+        hints = [_containers_in(source.base) for source in sources if isinstance(source, FolderSource)]
+        parts += [hint for hint in hints if hint]
     return "; ".join(parts)
 
 

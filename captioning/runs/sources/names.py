@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 from hashlib import blake2b
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
+
+from ..stores.paths import is_url
 
 # Made by systems and not by users: thumbnails of network drives, what archives of macOS carry, waste baskets.
 _SYSTEM_FOLDERS = frozenset(["@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information"])
@@ -37,8 +40,13 @@ def digest_of(text: str) -> int:
 def within(path: str, folder: str) -> str | None:
     """What of ``path`` comes below ``folder``, empty for the folder itself; None where it lies elsewhere.
 
-    Both are absolute and normalised.
+    Both are absolute and normalised, or URLs.
     """
+    if is_url(path) or is_url(folder):
+        above = folder.rstrip("/")
+        if path.rstrip("/") == above:
+            return ""
+        return path[len(above) + 1 :] if path.startswith(f"{above}/") else None
     at, below = os.path.normcase(path), os.path.normcase(folder)
     if at == below:
         return ""
@@ -47,15 +55,33 @@ def within(path: str, folder: str) -> str | None:
 
 
 def common_folder(folders: list[str]) -> str | None:
-    """The lowest folder that holds all of them; None where there is none, as on two drives of Windows."""
+    """The lowest folder that holds all of them; None where there is none, as on two drives of Windows.
+
+    URLs of one store, and of one bucket there, have one.
+    """
+    if any(is_url(folder) for folder in folders):
+        return _common_url(folders)
     try:
         return os.path.commonpath(folders)
     except ValueError:
         return None
 
 
+def _common_url(folders: list[str]) -> str | None:
+    if not all(is_url(folder) for folder in folders):
+        return None
+    split = [folder.rstrip("/").split("/") for folder in folders]
+    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*split, strict=False))
+    common = [parts[0] for parts in same]
+    return "/".join(common) if any(common[2:]) else None  # the first two are the protocol
+
+
 def name_below(path: str, base: str | None) -> str:
-    """``path`` relative to ``base``, with slashes; absolute where it lies elsewhere."""
+    """``path`` relative to ``base``, with slashes; absolute, or a URL, where it lies elsewhere."""
+    if is_url(path):
+        return (within(path, base) if base is not None else None) or path
+    if base is not None and is_url(base):
+        base = None
     absolute = os.path.abspath(path)
     below = within(absolute, base) if base is not None else None
     return (below or absolute).replace(os.sep, "/")
@@ -63,6 +89,8 @@ def name_below(path: str, base: str | None) -> str:
 
 def relative_path(name: str) -> Path:
     """Where the captions of what is called ``name`` belong below an output folder; never outside of it."""
+    if is_url(name):
+        name = name.replace("://", "/")
     drive, rest = os.path.splitdrive(name)
     parts = [part for part in PurePosixPath(rest.replace(os.sep, "/")).parts if part not in ("/", "//", "..")]
     drives = [re.sub(r"[:\\/]+", "_", drive).strip("_")] if drive else []

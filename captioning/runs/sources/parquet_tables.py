@@ -13,11 +13,12 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..records import Item
+from ..stores.paths import is_url
 from .containers import ContainerSource
 from .errors import SourceError
 from .file_lists import listed_file
 from .names import relative_path
-from .patient import bytes_as_file
+from .patient import bytes_as_file, open_patiently
 from .search import Search, checksum_of, is_picture_name
 from .tables import check_column
 
@@ -51,7 +52,7 @@ class ParquetSource(ContainerSource):
                 f"{self.spelled}: Parquet needs pyarrow: pip install 'promptgen-tagger[folder]'"
             ) from error
         try:
-            schema = parquet.read_schema(self.path)
+            schema = parquet.read_schema(_readable(self.path))
         except (OSError, _arrow_error()) as error:
             raise SourceError(f"{self.spelled}: it cannot be read as Parquet: {_one_line(error)}") from error
         check_column(self.spelled, self.column, schema.names)
@@ -75,7 +76,7 @@ class ParquetSource(ContainerSource):
     def _has_bytes(self) -> bool:
         import pyarrow.parquet as parquet
 
-        return _holds_bytes(parquet.read_schema(self.path).field(self.column).type)
+        return _holds_bytes(parquet.read_schema(_readable(self.path)).field(self.column).type)
 
     def _items(self, search: Search, own: str, rows: _Rows) -> Iterator[Item]:
         folder = relative_path(os.path.splitext(own)[0])
@@ -95,6 +96,11 @@ class ParquetSource(ContainerSource):
                 fingerprint = checksum_of(data) if search.fingerprints else ""
                 opener = functools.partial(rows.open, number, name)
                 yield Item(name, folder / f"{number}{ending}", None, fingerprint, opener)
+
+
+def _readable(path: str) -> Any:
+    """What pyarrow reads from: the path, or an open object of a store."""
+    return open_patiently(path, path) if is_url(path) else path
 
 
 def _parts(value: Any) -> tuple[bytes | None, str | None]:
@@ -178,7 +184,7 @@ class _Rows:
     def _opened(self) -> ParquetFile:
         from pyarrow.parquet import ParquetFile
 
-        return ParquetFile(self._path, buffer_size=_PAGE, pre_buffer=False)
+        return ParquetFile(_readable(self._path), buffer_size=_PAGE, pre_buffer=False)
 
 
 def _holds_paths(kind: pyarrow.DataType) -> bool:

@@ -9,6 +9,9 @@ from io import FileIO
 from time import sleep
 from typing import BinaryIO, TypeVar
 
+from ..stores.paths import is_url
+from ..stores.reading import NamedBytes, open_part, open_seekable
+
 Value = TypeVar("Value")
 
 PAUSES = (0.5, 2.0)  # seconds before the second and the third try
@@ -51,23 +54,21 @@ def _may_pass(error: OSError) -> bool:
 
 
 def open_patiently(path: str, name: str, start: int = 0, size: int | None = None) -> BinaryIO:
-    """The file at ``path``, or ``size`` bytes of it from ``start``, under ``name``.
+    """The file or object at ``path``, or ``size`` bytes of it from ``start``, under ``name``.
 
     Raises:
         OSError: it cannot be opened.
     """
+    if is_url(path):
+        return open_seekable(path) if size is None else open_part(path, name, start, size)
     return io.BufferedReader(_PatientFile(path, name, start, size), _BUFFER)
 
 
 def bytes_as_file(data: bytes, name: str) -> BinaryIO:
     """``data`` as an open file called ``name``, so that an error can tell which picture it is."""
-    file = _NamedBytes(data)
+    file = NamedBytes(data)
     file.name = name
     return file
-
-
-class _NamedBytes(io.BytesIO):
-    name = ""
 
 
 class _PatientFile(io.RawIOBase):

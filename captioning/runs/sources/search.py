@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import stat
@@ -13,6 +14,8 @@ from typing import BinaryIO, Protocol
 
 from ...images import image_extensions
 from ..records import Item
+from ..stores.objects import Entry, look
+from ..stores.reading import open_object
 from .digests import DigestSet
 from .names import digest_of, is_hidden, name_below, relative_path
 from .patient import open_patiently, patiently
@@ -106,6 +109,21 @@ class Search:
         if fingerprint is not None and self.claims.take(name, os.path.normcase(identity)):
             yield Item(name, relative_path(name), Path(path), fingerprint, opener)
 
+    def object_item(self, url: str, entry: Entry | None = None, *, wanted: bool) -> Iterator[Item]:
+        """The item of an object of a store, if the run takes it.
+
+        Args:
+            entry: what a listing said about it.
+            wanted: as for :meth:`file_item`.
+        """
+        name = self.name_of(url)
+        opener: Callable[[], BinaryIO] = functools.partial(open_object, url)
+        fingerprint: str | None = ""
+        if self.fingerprints:
+            fingerprint, opener = _state_of_object(url, entry, wanted)
+        if fingerprint is not None and self.claims.take(name, url):
+            yield Item(name, relative_path(name), None, fingerprint, opener, url)
+
 
 def is_picture_name(name: str) -> bool:
     """Whether a file of this name in a folder is taken for a picture."""
@@ -133,6 +151,22 @@ def _state_of(path: str, wanted: bool) -> tuple[str | None, Callable[[], BinaryI
         return None, opener
     kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a pipe, socket or device"
     return f"not a file {state.st_mode}", functools.partial(_fail, OSError(f"{path}: {kind}, not a picture"))
+
+
+def _state_of_object(
+    url: str, entry: Entry | None, wanted: bool
+) -> tuple[str | None, Callable[[], BinaryIO]]:
+    """The fingerprint of an object, None where there is nothing to caption, and what opens it."""
+    try:
+        found = entry if entry is not None and entry.fingerprint is not None else look(url)
+    except OSError as error:
+        return "unreadable", functools.partial(_fail, error)
+    if found is None:
+        gone = FileNotFoundError(errno.ENOENT, "there is no such object", url)
+        return ("unreadable" if wanted else None), functools.partial(_fail, gone)
+    if found.is_folder and wanted and entry is None:
+        return "a folder", functools.partial(_fail, OSError(f"{url}: a folder, not a picture"))
+    return found.fingerprint or f"{found.size}", functools.partial(open_object, url, found.size)
 
 
 def _fail(error: Exception) -> BinaryIO:

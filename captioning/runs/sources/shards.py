@@ -18,6 +18,8 @@ from hashlib import blake2b
 from typing import IO, BinaryIO
 
 from ..records import Item
+from ..stores.objects import look
+from ..stores.paths import is_url
 from .containers import ContainerSource
 from .digests import DigestSet
 from .names import digest_of, is_hidden, relative_path
@@ -91,6 +93,8 @@ class _Archive:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        found = look(path) if is_url(path) else None
+        self._state = None if found is None else found.fingerprint  # of an object of a store
         self._is_plain = path.lower().endswith(".tar")
         self._file: BinaryIO = open_patiently(path, path)
         try:
@@ -131,6 +135,8 @@ class _Archive:
         return checksum_of(data), functools.partial(bytes_as_file, data, name)
 
     def _checksum(self, member: tarfile.TarInfo) -> str:
+        if self._state is not None:  # the store knows: nothing need be read twice over the network
+            return f"{self._state}@{member.offset_data}+{member.size}"
         digest = blake2b(digest_size=CHECKSUM_BYTES)
         reader = self._reader(member)
         while block := reader.read(_BLOCK):

@@ -47,7 +47,8 @@ class Links:
 def is_walked(folder: str, start: str) -> bool:
     """Whether a walk from ``start`` comes to ``folder`` by itself; both are real paths."""
     below = within(folder, start)
-    return below is not None and not any(is_hidden(part) for part in below.split(os.sep) if part)
+    parts = [] if below is None else below.replace(os.sep, "/").split("/")  # URLs have slashes
+    return below is not None and not any(is_hidden(part) for part in parts if part)
 
 
 def walk(
