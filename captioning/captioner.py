@@ -120,6 +120,8 @@ class Captioner:
         instructions: str | Sequence[str] = DEFAULT_INSTRUCTION,
         options: CaptionOptions | None = None,
         on_step: StepCallback | None = None,
+        *,
+        keep_features: bool = True,
     ) -> Iterator[ImageResult]:
         """Like :meth:`caption`, yielding each picture's result as soon as it is there.
 
@@ -134,6 +136,8 @@ class Captioner:
             options: how to generate and how to clean up.
             on_step: called before each decoded token with the number of tokens so far, and many times with 0
                 while pictures are being encoded; may raise to cancel.
+            keep_features: keep what the vision tower makes of each picture in the feature cache. That is not
+                worth its memory, and the loss of what is there, if the pictures will hardly be seen again.
 
         Raises:
             InstructionError: an unknown instruction, or a text input that is missing or that none takes.
@@ -151,7 +155,9 @@ class Captioner:
         for instruction in table:
             self._warn_if_unknown(instruction, entry)
         pictures: ReadAhead[ImageSource, Any] = ReadAhead(_named(images))
-        run = _Run(self._features, tuple(table), options, _prompts_of(entry), self.batch_size, on_step)
+        run = _Run(
+            self._features, tuple(table), options, _prompts_of(entry), self.batch_size, on_step, keep_features
+        )
         waits = hasattr(images, "__next__")  # an iterator may take its time, a list does not
         return self._run(run, pictures, waits)
 
@@ -194,6 +200,7 @@ class _Run:
         prompts: dict[str, str],
         batch_size: int | None,
         on_step: StepCallback | None,
+        keep_features: bool,
     ) -> None:
         from .batches import BackOff
 
@@ -203,6 +210,7 @@ class _Run:
         self._prompts = prompts
         self._batch_size = batch_size
         self._on_step = on_step
+        self._keep_features = keep_features
         self._pictures = BackOff("pictures")
         self._answers = BackOff("answers")
 
@@ -250,7 +258,7 @@ class _Run:
         return fitting(model.device, model.encoding_bytes(1), most)
 
     def _encode(self, model: LoadedModel, pictures: Sequence[Picture]) -> dict[str, Tensor]:
-        """Image features ``[N, d_model]`` on the device, by the key of the picture; new ones are cached."""
+        """Image features ``[N, d_model]`` on the device, by the key of the picture."""
         import torch
 
         features: dict[str, Tensor] = {}
@@ -273,7 +281,8 @@ class _Run:
             rows = self._pictures.run(encode, list(missing.values()), size, model.device)
             for key, row in zip(missing, rows, strict=True):
                 features[key] = row
-                self._cache.put(_cache_key(model, key), row)
+                if self._keep_features:
+                    self._cache.put(_cache_key(model, key), row)
         return features
 
     def _answer(

@@ -203,6 +203,17 @@ def test_a_picture_seen_before_skips_the_vision_tower(counting: CountingManager,
     assert sum(counting.encoded) == 3  # twice in one batch is once as well
 
 
+def test_pictures_that_will_not_come_again_leave_the_cache_as_it_is(counting: CountingManager) -> None:
+    cache = FeatureCache()
+    ours = captioner(counting, feature_cache=cache)
+    ours.caption(PICTURES[:1], "CAPTION", SHORT)
+    held = (len(cache), cache.nbytes)
+    passing = list(ours.stream(PICTURES[:3], "CAPTION", SHORT, keep_features=False))
+    assert (len(cache), cache.nbytes) == held
+    assert sum(counting.encoded) == 3  # the one that is there is taken from there
+    assert passing == ours.caption(PICTURES[:3], "CAPTION", SHORT)
+
+
 def test_the_cache_knows_one_checkpoint_from_another(counting: CountingManager, tmp_path: Path) -> None:
     other = copy_reference(tmp_path / "other", weights=True)
     cache = FeatureCache()

@@ -77,8 +77,10 @@ def test_the_run_reports_it(tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").write_bytes(picture(number).getvalue())
     page = tmp_path / "report.html"
     options = RunOptions((str(tmp_path),), OutputOptions((Column("CAPTION"),)), captions=OPTIONS, report=page)
-    captioner = Captioner("demo", device="cpu", dtype="fp32", feature_cache=FeatureCache(0))
+    cache = FeatureCache()
+    captioner = Captioner("demo", device="cpu", dtype="fp32", feature_cache=cache)
     first, second = run_folder(options, captioner), run_folder(options, captioner)
     assert first.waited == pytest.approx(0.5, abs=0.5)
     assert "waited for images" not in page.read_text(encoding="utf-8")  # of the second run
     assert second.waited is None
+    assert len(cache) == 0  # pictures of a run come once, and would drive out those that people work on

@@ -46,7 +46,9 @@ class InProcess:
         given: deque[Item] = deque()
         batch = _BatchWatch(stopping, self._waiting)
         pictures = _pictures(items, given)
-        results = self._captioner.stream(pictures, self._instructions, self._options, batch.on_step)
+        results = self._captioner.stream(
+            pictures, self._instructions, self._options, batch.on_step, keep_features=False
+        )
         with closing(results):  # type: ignore[type-var]
             try:
                 self._waiting.begin()
@@ -105,4 +107,5 @@ def _record_of(item: Item, result: ImageResult) -> Record:
         size=result.size,
         error=error,
         open=item.open,
+        url=item.url,
     )
