@@ -10,6 +10,7 @@ Nothing here changes a setting of Pillow's, so several threads may open images a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
@@ -17,6 +18,7 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
@@ -33,7 +35,9 @@ __all__ = [
     "as_rgb",
     "image_extensions",
     "open_image",
+    "open_with_opacity",
     "parse_background",
+    "stored_size",
 ]
 
 Background = str | tuple[int, int, int]
@@ -80,9 +84,40 @@ def open_image(source: ImageSource, *, background: Background = DEFAULT_BACKGROU
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), f"image of {len(source)} bytes", colour)
     if hasattr(source, "read"):
-        name = _readable(str(getattr(source, "name", "") or "image from an open file"))
+        name = _name_of(source)
         return _decode(_seekable(source, name), name, colour)
     return as_rgb(source, background=colour)
+
+
+def open_with_opacity(
+    file: BinaryIO, *, background: Background = DEFAULT_BACKGROUND
+) -> tuple[Image, Image | None]:
+    """Read an open file as :func:`open_image` does, and how opaque each pixel is.
+
+    Returns:
+        The RGB image, and one of mode ``L`` and the same size, 0 where it is transparent and 255 where it is
+        opaque; None if the picture has no such thing.
+
+    Raises:
+        ImageError: it cannot be read.
+        ValueError: the background is no colour.
+    """
+    colour = parse_background(background)
+    name = _name_of(file)
+    image = _load(_seekable(file, name), name)
+    with _decoding(name):
+        upright = _upright(image, name)
+        return _flatten(upright, colour), _opacity(upright)
+
+
+def stored_size(file: BinaryIO) -> tuple[int, int]:
+    """Width and height in pixels as an open image file states them at its beginning, before it is turned.
+
+    Raises:
+        ImageError: it is no image, or too large to be decoded.
+    """
+    name = _name_of(file)
+    return _load(_seekable(file, name), name, pixels=False).size
 
 
 def as_rgb(
@@ -159,6 +194,10 @@ def _readable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
+def _name_of(file: Any) -> str:
+    return _readable(str(getattr(file, "name", "") or "image from an open file"))
+
+
 def _open_file(path: str) -> BinaryIO:
     name = _readable(path)
     try:
@@ -186,6 +225,11 @@ def _seekable(file: Any, name: str) -> BinaryIO:
 
 
 def _decode(file: BinaryIO, name: str, colour: tuple[int, int, int]) -> Image:
+    return _convert(_load(file, name), name, colour)
+
+
+def _load(file: BinaryIO, name: str, *, pixels: bool = True) -> Image:
+    """The image in a file as it is stored; without its pixels if they are not needed."""
     from PIL import Image as PILImage
 
     try:
@@ -203,7 +247,8 @@ def _decode(file: BinaryIO, name: str, colour: tuple[int, int, int]) -> Image:
     try:
         image = PILImage.open(file)
         _check_size(image, name)
-        image.load()
+        if pixels:
+            image.load()
     except ImageError:
         raise
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
@@ -212,13 +257,19 @@ def _decode(file: BinaryIO, name: str, colour: tuple[int, int, int]) -> Image:
         raise ImageError(f"{name}: {_what_it_is(head)}") from error
     except _DECODING_ERRORS as error:
         raise ImageError(f"{name}: {_reason(error)}") from error
-    return _convert(image, name, colour)
+    return image
 
 
 def _convert(image: Image, name: str, colour: tuple[int, int, int]) -> Image:
     """A decoded image upright and in RGB."""
-    try:
+    with _decoding(name):
         return _flatten(_upright(image, name), colour)
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, MemoryError) as error:
         raise ImageError(f"{name}: {_reason(error)}") from error
 
@@ -309,14 +360,30 @@ def _flatten(image: Image, colour: tuple[int, int, int]) -> Image:
 
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
-    if image.mode.startswith(("I", "F")):
-        image = _to_grey(image)
-    if image.mode in ("La", "RGBa"):
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+    image = _in_common_mode(image)
+    if _has_opacity(image):
         ground = PILImage.new("RGBA", image.size, (*colour, 255))
         return PILImage.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def _opacity(image: Image) -> Image | None:
+    """How opaque a decoded, upright image is, as ``L``; None where it has no such channel or colour."""
+    image = _in_common_mode(image)
+    return image.convert("RGBA").getchannel("A") if _has_opacity(image) else None
+
+
+def _in_common_mode(image: Image) -> Image:
+    """Samples of 8 bits, opacity not multiplied in."""
+    if image.mode.startswith(("I", "F")):
+        return _to_grey(image)
+    if image.mode in ("La", "RGBa"):
+        return image.convert("LA" if image.mode == "La" else "RGBA")
+    return image
+
+
+def _has_opacity(image: Image) -> bool:
+    return image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
 
 
 def _to_grey(image: Image) -> Image:

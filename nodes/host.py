@@ -150,6 +150,16 @@ class _Download(threading.Thread):
         self.progress = progress
 
 
+def input_folder() -> str:
+    """Where the user's pictures are, unless they name another folder."""
+    return str(folder_paths.get_input_directory())
+
+
+def output_folder() -> str:
+    """Where results go, unless they name another folder."""
+    return str(folder_paths.get_output_directory())
+
+
 # Devices ----------------------------------------------------------------------------------
 
 
@@ -311,6 +321,30 @@ def _activation_bytes(model: LoadedModel) -> int:
 # Progress ---------------------------------------------------------------------------------
 
 
+def heed_cancel() -> None:
+    """
+    Raises:
+        InterruptProcessingException: the user cancelled.
+    """
+    model_management.throw_exception_if_processing_interrupted()
+
+
+class StepProgress:
+    """The host's progress bar for work in equal steps; each also heeds its cancel button."""
+
+    def __init__(self, steps: int) -> None:
+        self._bar = ProgressBar(max(1, steps))
+
+    def step(self) -> None:
+        """Another one is done.
+
+        Raises:
+            InterruptProcessingException: the user cancelled.
+        """
+        heed_cancel()
+        self._bar.update(1)
+
+
 class CaptionProgress:
     """The host's progress bar for a run over ``pictures``; each step also heeds its cancel button.
 
@@ -352,5 +386,59 @@ def caption_progress(pictures: int) -> Iterator[CaptionProgress]:
     token = _pictures.set(pictures)
     try:
         yield CaptionProgress(pictures)
+    finally:
+        _pictures.reset(token)
+
+
+class FolderProgress:
+    """The host's progress bar for a run over a folder, which comes to a good end when the user cancels.
+
+    The first cancel sets ``stop``: what is in flight is finished and written. A second one ends the run where
+    it is.
+    """
+
+    _SECONDS = 0.1  # between two messages to the browser, at least
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._cancelled: Exception | None = None
+        self._bar = ProgressBar(1)
+        self._due = 0.0
+
+    def show(self, done: int, total: int | None) -> None:
+        """So many pictures of all are dealt with; to be called often.
+
+        Args:
+            total: None while it is not known.
+
+        Raises:
+            InterruptProcessingException: the user cancelled twice.
+        """
+        try:
+            heed_cancel()
+            if total and (done == total or time.monotonic() >= self._due):
+                self._due = time.monotonic() + self._SECONDS
+                self._bar.update_absolute(done, total)
+        except model_management.InterruptProcessingException as cancelled:
+            if self._cancelled is not None:
+                raise
+            self._cancelled = cancelled
+            self.stop.set()
+
+    def raise_if_cancelled(self) -> None:
+        """
+        Raises:
+            InterruptProcessingException: the user did.
+        """
+        if self._cancelled is not None:
+            raise self._cancelled
+
+
+@contextmanager
+def folder_progress() -> Iterator[FolderProgress]:
+    """Progress of a run over a folder, and room in memory for its batches."""
+    token = _pictures.set(_LARGEST_BATCH)
+    try:
+        yield FolderProgress()
     finally:
         _pictures.reset(token)

@@ -12,9 +12,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..records import Item, Record
+from ..stores.listings import Listings
+from ..stores.paths import Place, StorePath
 from .base import Mark, OnProblem, OutputError, SaveMark
-from .disk import Disk, place_for, telling, temporary_of
-from .existing import Existing, Found, State, joined, look_at
+from .caption_files import each, glance_at, look_at_caption, settle, write_caption
+from .disk import Disk, telling
+from .existing import Existing, Found, State, joined
 from .texts import Column, text_of
 
 __all__ = ["SameStem", "Sidecars", "check_extension"]
@@ -67,7 +70,7 @@ class Sidecars:
         self,
         columns: Sequence[Column],
         *,
-        folder: Path | None,
+        folder: Place | None,
         existing: Existing,
         separator: str,
         redo_damaged: bool,
@@ -78,7 +81,8 @@ class Sidecars:
         self._columns: dict[str, list[tuple[int, Column]]] = {}
         for position, column in enumerate(columns):
             self._columns.setdefault(check_extension(column.name), []).append((position, column))
-        self._folder = folder
+        self._listings = Listings()
+        self._folder = StorePath(folder.url, self._listings) if isinstance(folder, StorePath) else folder
         self._existing = existing
         self._separator = separator
         self._redo_damaged = redo_damaged
@@ -86,13 +90,13 @@ class Sidecars:
         self._disk = disk
         self._on_problem = on_problem
 
-    def targets(self, item: Item) -> list[Path]:
+    def targets(self, item: Item | Record) -> list[Place]:
         """One file for each extension."""
         return [self._place(item, extension) for extension in self._columns]
 
     def wants(self, item: Item) -> bool:
         """Whether one of the files is not there, or is there to be changed."""
-        found = [(path, _look_at(path)) for path in self.targets(item)]
+        found = [(path, _look_at(path, glance_at)) for path in self.targets(item)]
         if any(self._may_write(one) for _, one in found):
             return True
         for path, one in found:
@@ -104,15 +108,12 @@ class Sidecars:
 
     def prepare(self, records: Sequence[Record]) -> list[Record]:
         """Look at the files that are there and decide what becomes of each."""
-        return [self._prepared(record) for record in records]
+        return each(self._prepared, records, remote=self._is_remote(records))
 
     def write(self, records: Sequence[Record]) -> None:
         """Write the files. Those that hold their caption already are not touched."""
-        for record in records:
-            if record.error is None:
-                planned = record if self.name in record.plans else self._prepared(record)
-                for extension, plan in planned.plans.get(self.name, {}).items():
-                    self._write(planned, extension, plan)
+        good = [record for record in records if record.error is None]
+        each(self._write_all, good, remote=self._is_remote(good))
 
     def commit(self) -> Mark:
         """The names of new files are on the disk; their content has been since they were written."""
@@ -127,11 +128,25 @@ class Sidecars:
 
     # ---- where
 
-    def _place(self, picture: Item | Record, extension: str) -> Path:
+    def _is_remote(self, records: Sequence[Record]) -> bool:
+        """Whether any of their files is an object of a store."""
+        if self._folder is not None:
+            return isinstance(self._folder, StorePath)
+        return any(record.url is not None for record in records)
+
+    def _place(self, picture: Item | Record, extension: str) -> Place:
+        place: Place
         if self._folder is not None:
             place = self._folder / _below(picture.relative)
         elif picture.path is not None:
             place = picture.path
+        elif picture.url is not None:
+            place = StorePath(picture.url, self._listings)
+            if not place.can_be_written:
+                raise OutputError(
+                    f"{picture.url!r} is on a server that can only be read from. Name a folder for the caption "
+                    "files with --output-dir, or choose another --format."
+                )
         else:
             raise OutputError(
                 f"{picture.name!r} lies in a shard or a table, where no caption file can lie beside it. "
@@ -181,7 +196,7 @@ class Sidecars:
             return self._redo_damaged or self._existing is Existing.OVERWRITE
         return found.state is State.MISSING or self._existing is not Existing.SKIP
 
-    def _report(self, name: str, path: Path, found: Found) -> None:
+    def _report(self, name: str, path: Place, found: Found) -> None:
         if found.unusable:
             self._on_problem(
                 name, f"the caption file {str(path)!r} {found.reason}; left as it is without --redo-damaged"
@@ -201,6 +216,11 @@ class Sidecars:
 
     # ---- writing
 
+    def _write_all(self, record: Record) -> None:
+        planned = record if self.name in record.plans else self._prepared(record)
+        for extension, plan in planned.plans.get(self.name, {}).items():
+            self._write(planned, extension, plan)
+
     def _write(self, record: Record, extension: str, plan: Mapping[str, Any]) -> None:
         path = self._place(record, extension)
         report = functools.partial(self._on_problem, record.name)
@@ -219,10 +239,9 @@ class Sidecars:
                 done = base is not None and self._holds(base, self._content(record, extension, None).decode())
         with telling(path, on_one=report):
             if done:
-                temporary_of(place_for(path)).unlink(missing_ok=True)
+                settle(path)
                 return
-            self._disk.make_folder(path.parent)
-            self._disk.write_whole(path, self._content(record, extension, base))
+            write_caption(path, self._content(record, extension, base), self._disk)
 
     def _holds(self, base: str, text: str) -> bool:
         """Whether a caption has the text already where it would be added."""
@@ -237,9 +256,9 @@ def _is_ours(found: Found, last: Mapping[str, Any]) -> bool:
     return digest == last["after"] or (last["ours"] and digest == last["before"])
 
 
-def _look_at(path: Path) -> Found:
+def _look_at(path: Place, look: Callable[[Place], Found] = look_at_caption) -> Found:
     with telling(path, deed="read"):
-        return look_at(path)
+        return look(path)
     raise AssertionError  # not reached: all errors are told by raising
 
 

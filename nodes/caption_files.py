@@ -1,0 +1,236 @@
+"""What the node that saves captions does when it runs: which file each belongs to, and writing it.
+
+The files are those of a folder run, and written by the same code; which of them a node may write is decided
+here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..captioning.images import image_extensions
+from ..captioning.runs.outputs import Column, Existing, Fsync, SameStem, Targets
+from ..captioning.runs.outputs.disk import Disk
+from ..captioning.runs.outputs.existing import State, joined, look_at
+from ..captioning.runs.outputs.sidecar import Sidecars
+from ..captioning.runs.records import Record
+from . import host
+from .folders import printable
+from .inputs import require_texts
+
+_INSTRUCTION = "text"  # what the column and the answer are called; nobody sees it
+_SHOWN = 20  # names in one list
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """Where captions go, and what becomes of those that are there.
+
+    Raises:
+        ValueError: a choice that the menus do not have.
+    """
+
+    folder: str  # absolute; empty: file names are absolute paths
+    existing: str = "skip"
+    separator: str = ", "
+    extension: str = "txt"
+    same_stem: str = "error"
+
+    def __post_init__(self) -> None:
+        require_texts(separator=self.separator)
+        for name, value, kind in (
+            ("mode", self.existing, Existing),
+            ("same_stem", self.same_stem, SameStem),
+        ):
+            allowed = [choice.value for choice in kind]
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r:.80}; it takes {', '.join(allowed)}.")
+
+
+@dataclass
+class Saved:
+    """What became of the captions."""
+
+    written: list[str] = field(default_factory=list)  # paths
+    kept: list[str] = field(default_factory=list)  # files with captions that were left as they are
+    problems: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """For the node's face."""
+        parts = [_listed(_files(len(self.written), "written"), self.written)]
+        if self.kept:
+            parts.append(_listed(_files(len(self.kept), "kept as they were"), self.kept))
+        if self.problems:
+            parts.append(_listed(f"{len(self.problems)} not written:", self.problems))
+        return "\n\n".join(parts)
+
+
+class CaptionFiles:
+    """Writes captions to files."""
+
+    def __init__(self, options: SaveOptions) -> None:
+        self._options = options
+        self._existing = Existing(options.existing)
+        self._same_stem = SameStem(options.same_stem)
+        self._saved = Saved()
+        self._sidecars = Sidecars(
+            [Column(_INSTRUCTION, options.extension)],
+            folder=None,
+            existing=self._existing,
+            separator=options.separator,
+            redo_damaged=False,
+            same_stem=self._same_stem,
+            disk=Disk(Fsync.GROUP),
+            on_problem=lambda name, reason: self._problem(name, reason),
+        )
+
+    def save(self, names: Sequence[str], captions: Sequence[str]) -> Saved:
+        """Write them, one for each name. What is wrong with all or between them is said before the first.
+
+        Raises:
+            ValueError: a name that leads elsewhere, or two names that ask for one file.
+            OutputError: the disk is full, a folder is read-only.
+            InterruptProcessingException: the user cancelled. What was written stays.
+        """
+        records = [
+            Record(name, Path(name), self._place(name), "", ({"instruction": _INSTRUCTION, "text": caption},))
+            for name, caption in zip(names, captions, strict=True)
+        ]
+        progress = host.StepProgress(len(records))
+        try:
+            for record in self._without_late(records):
+                progress.step()
+                self._save(record)
+        finally:
+            self._sidecars.commit()
+        return self._saved
+
+    # ---- where
+
+    def _place(self, name: str) -> Path:
+        """The image that a caption belongs to, which need not be there.
+
+        Raises:
+            ValueError: it lies elsewhere than in the folder, or there is no saying where.
+        """
+        shown = printable(name)
+        path = Path(name.replace("\\", "/") if os.name == "nt" else name)
+        if not path.name or "\0" in name or ".." in path.parts:
+            raise ValueError(f"{shown!r} is no file name that a caption could be called after.")
+        folder = self._options.folder
+        if not folder:
+            if not path.is_absolute():
+                raise ValueError(
+                    f"There is no saying in which folder {shown!r} lies. Connect the folder output of Load "
+                    "Image Folder to 'folder', or name a folder."
+                )
+            if not path.is_file():
+                raise ValueError(
+                    f"There is no image {shown!r}, beside which its caption could lie. Name a folder for the "
+                    "captions in 'folder'."
+                )
+            return self._named(path)
+        if path.is_absolute():
+            path = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+        place = Path(folder) / path
+        self._require_inside(place, shown)
+        return self._named(place)
+
+    def _named(self, image: Path) -> Path:
+        """With an extension to lose: other packs name images without one, and may have dots in such names."""
+        if self._same_stem is SameStem.FULL_NAME or image.suffix.lower() in image_extensions():
+            return image
+        return image.with_name(f"{image.name}.png")
+
+    def _require_inside(self, image: Path, shown: str) -> None:
+        """See that the caption comes to lie in the folder that was named, links and all; or, where a link in
+        that folder leads elsewhere, beside an image that is there."""
+        real, folder = os.path.realpath(image.parent), os.path.realpath(self._options.folder)
+        try:
+            inside = os.path.commonpath([real, folder]) == folder
+        except ValueError:  # another drive
+            inside = False
+        if not inside and not image.is_file():
+            raise ValueError(
+                f"The caption of {shown!r} would lie outside of {printable(self._options.folder)!r}."
+            )
+
+    def _without_late(self, records: list[Record]) -> list[Record]:
+        """The records, each with a file of its own.
+
+        Raises:
+            ValueError: two ask for one file, and there is no rule for that.
+        """
+        with Targets() as targets:
+            seen: set[Path | None] = set()
+            for record in records:
+                if record.path in seen:
+                    raise ValueError(
+                        f"The file name {printable(record.name)!r} comes twice; an image has one caption."
+                    )
+                seen.add(record.path)
+                targets.add(record.name, [self._target(record)])
+            late = {collision.other: collision for collision in targets.collisions()}
+        if late and self._same_stem is not SameStem.FIRST:
+            lines = [printable(f"{one.first} and {one.other}: {one.target.name}") for one in late.values()]
+            raise ValueError(
+                _listed("Images that ask for the same caption file:", lines)
+                + "\nSet 'same_stem' to full-name for names like a.jpg.txt, or to first."
+            )
+        for one in late.values():
+            self._problem(one.other, f"its caption file is that of {one.first}")
+        return [record for record in records if record.name not in late]
+
+    def _target(self, record: Record) -> Path:
+        (target,) = self._sidecars.targets(record)
+        return target
+
+    # ---- what
+
+    def _save(self, record: Record) -> None:
+        target = self._target(record)
+        text = record.results[0]["text"].strip()
+        found = look_at(target)
+        if not text:
+            self._problem(record.name, "the caption is empty")
+        elif found.unusable and self._existing is Existing.SKIP:
+            self._problem(record.name, f"{target.name} {found.reason}; mode overwrite replaces it")
+        elif found.state is State.CAPTION and self._is_kept(found.content.decode("utf-8-sig"), text):
+            self._saved.kept.append(str(target))
+        else:
+            self._write(record, target)
+
+    def _write(self, record: Record, target: Path) -> None:
+        (record,) = self._sidecars.prepare([record])
+        problems = len(self._saved.problems)
+        self._sidecars.write([record])
+        if len(self._saved.problems) == problems:
+            self._saved.written.append(str(target))
+
+    def _is_kept(self, old: str, text: str) -> bool:
+        """Whether a caption stays as it is: by the mode, or as the text is there since an earlier run."""
+        old = old.replace("\r\n", "\n").strip()
+        text = text.replace("\r\n", "\n")
+        if self._existing is Existing.OVERWRITE:
+            return old == text
+        if self._existing is Existing.SKIP or old == text:
+            return True
+        separator = self._options.separator
+        if self._existing is Existing.APPEND:
+            return old.endswith(joined("_", text, separator)[1:])
+        return old.startswith(joined(text, "_", separator)[:-1])
+
+    def _problem(self, name: str, reason: str) -> None:
+        self._saved.problems.append(printable(f"{name}: {reason}"))
+
+
+def _files(count: int, what: str) -> str:
+    return f"{count} caption {'file' if count == 1 else 'files'} {what}" + (":" if count else "")
+
+
+def _listed(heading: str, lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "\n".join([heading, *map(printable, lines[:_SHOWN]), *more])
