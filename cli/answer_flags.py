@@ -287,19 +287,32 @@ class AnswerFlags:
         """
         from ..captioning import Captioner
         from ..florence2 import resolve_device, resolve_dtype
-        from ..models_cache import ensure_checkpoint
 
         try:  # before a download, which a mistyped device should not start
             device = resolve_device(self.device)
-            dtype = resolve_dtype(self._precision(), device)
+            dtype = resolve_dtype(self.precision(), device)
         except ValueError as error:
             raise UsageError(str(error)) from error
         if fetch:
-            ensure_checkpoint(self.model, offline=self.offline, progress=self.watched)
+            self.fetch()
         return Captioner(self.model, device=device, dtype=dtype, batch_size=self.batch_size)
 
-    def _precision(self) -> str:
-        """The number format that ``--dtype`` and ``--fast`` ask for together."""
+    def fetch(self) -> None:
+        """See that the checkpoint is there, downloading it if need be.
+
+        Raises:
+            ModelFilesError: it cannot be had.
+        """
+        from ..models_cache import ensure_checkpoint
+
+        ensure_checkpoint(self.model, offline=self.offline, progress=self.watched)
+
+    def precision(self) -> str:
+        """The number format that ``--dtype`` and ``--fast`` ask for together; may be ``auto``.
+
+        Raises:
+            UsageError: they ask for two.
+        """
         if self.fast and self.dtype not in (Dtype.AUTO, Dtype.INT8):
             raise UsageError(
                 f"--fast is --dtype int8, and --dtype {self.dtype.value} is another. Give one of them."

@@ -29,12 +29,15 @@ from ..captioning.runs.outputs import (
 from ..captioning.runs.summary import summary
 from .answer_flags import ASK, OUTPUT, AnswerFlags, expand_flags
 from .completion import complete_instruction
+from .devices import captioners_on
 from .reporting import FAILED, STOPPED, UsageError, configure_logging, reported_errors, say
 from .run_progress import RunTeller
 from .stopping import stop_on_signals
 
 if TYPE_CHECKING:
-    from ..captioning.runs.run import Plan, RunReport
+    from ..captioning import Captioner
+    from ..captioning.runs.run import Plan, RunOptions, RunReport
+    from ..captioning.runs.workers import Workers
 
 _INPUT = "Which images"
 _RUN = "The run"
@@ -209,6 +212,15 @@ def folder(
             rich_help_panel=_RUN,
         ),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...|all",
+            help="Caption on several devices, each with a process of its own: cuda:0,cuda:1; all is every "
+            "GPU. Which images a device gets, and so their order in one file, is open.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what would be done, and write nothing.", rich_help_panel=_RUN),
@@ -272,12 +284,12 @@ def folder(
             )
         except OutputError as error:
             raise UsageError(str(error)) from error
-        captioner = flags.captioner(fetch=not dry_run)
+        captioner, workers = _captioner(devices, flags, options, fetch=not dry_run)
         stop = threading.Event()
         first = "Stopping after the images at hand. Ctrl-C again stops at once."
         try:
             with stop_on_signals(stop, first), RunTeller(quiet=flags.quiet, seconds=report_every) as teller:
-                run = FolderRun(options, captioner, teller.progress, stop, teller.problem)
+                run = FolderRun(options, captioner, teller.progress, stop, teller.problem, workers)
                 if dry_run:
                     plan = run.plan()
                 else:
@@ -288,6 +300,33 @@ def folder(
             _tell_plan(plan)
         else:
             _tell_report(ended, _expanded(report), quiet=flags.quiet)
+
+
+def _captioner(
+    devices: str | None, flags: AnswerFlags, options: RunOptions, *, fetch: bool
+) -> tuple[Captioner, Workers | None]:
+    """Who captions: one in this process, or workers of whose checkpoint it is told.
+
+    Raises:
+        UsageError: a device or the number format is not to be had.
+        ModelFilesError: the checkpoint is not.
+    """
+    if devices is None:
+        return flags.captioner(fetch=fetch), None
+    from ..captioning.runs.workers import WorkerProcesses
+
+    captioners = captioners_on(devices, flags)
+    if fetch:
+        flags.fetch()  # once, for all
+    workers = WorkerProcesses(
+        [captioner.device for captioner in captioners],
+        flags.model,
+        options.instructions,
+        options.captions,
+        dtype=flags.precision(),
+        batch_size=flags.batch_size,
+    )
+    return captioners[0], workers
 
 
 def _columns(values: Sequence[str], flags: AnswerFlags) -> tuple[Column, ...]:

@@ -39,11 +39,13 @@ class RunTeller:
     def __enter__(self) -> RunTeller:
         if not self._quiet and is_terminal(sys.stderr):
             from tqdm import tqdm
+            from tqdm.contrib.logging import logging_redirect_tqdm
 
             # The rate is of the last half a minute or so: the first batches, with the model still cold, and
             # pictures of another size count for less and less.
             bar = tqdm(total=None, unit="image", file=sys.stderr, dynamic_ncols=True, smoothing=0.05)
             self._bar = self._stack.enter_context(bar)
+            self._stack.enter_context(logging_redirect_tqdm())  # warnings above the bar, not within it
         return self
 
     def __exit__(

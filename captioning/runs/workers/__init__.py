@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .base import Workers
+from .errors import WorkerError
 from .in_process import InProcess
+from .processes import WorkerProcesses
 from .waiting import Waiting
 
-__all__ = ["InProcess", "Waiting", "Workers"]
+__all__ = ["InProcess", "Waiting", "WorkerError", "WorkerProcesses", "Workers"]
