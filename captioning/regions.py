@@ -5,27 +5,50 @@ bins. A bin's value is its centre, ``(bin + 0.5) / 1000 × size``; a coordinate'
 down. All pixels are those of the original image, after EXIF rotation, as floats.
 
 An answer is a label followed by its coordinates, again and again. Parsing follows the published
-post-processing (transformers' ``Florence2PostProcessor``) and differs from it on purpose where that loses
-what the model said:
+post-processing (transformers' ``Florence2PostProcessor``), which is the same for every answer that is well
+formed, and differs from it on purpose where that loses what the model said or makes something else of it:
 
-* coordinates are not rounded down to whole pixels, and labels keep characters outside ASCII and ``<``;
-* a surplus coordinate drops only its own point (box, quad), not the label's other places;
-* coordinates with no label get an empty one; proposals keep a label if there is one;
-* whether a label has boxes or polygons is seen label by label, not once for the whole answer;
-* a polygon of fewer than three points is none.
+* Coordinates are bin centres, not rounded down to whole pixels.
+* Labels keep characters outside ASCII, ``<`` and line breaks; each run of white space in one is a space.
+* Tokens of the markup are no part of a label (``<od>car`` is a car, not ``od>car``), and whatever stands
+  between a label and its coordinates, the label keeps them.
+* ``<loc_1000>`` and beyond are no coordinates: everything lies within the image.
+* The corners of a box are in order: left before right, top before bottom.
+* Surplus coordinates, fewer than a place takes, are left out alone; of a text's quads all the others stay,
+  and the next text does not begin with them.
+* Places with no label get an empty one; those of proposals and outlines keep theirs if there is one.
+* A text may have several quads, and quads are kept however small they are.
+* Whether a label has boxes or outlines is seen label by label, not once for the whole answer.
+* An outline has three points or more; one that stands beside ``<poly>`` … ``</poly>``, not within, is one.
+* Phrases that refer to nothing ("it", "the image") are left out as published, unless there are no others.
+* Of an answer that was cut off, an outline at its end that nothing closes is left out: its rest is missing,
+  and joining its ends would give another shape. Whole outlines of the same object stay.
+* Short texts about a region have no location tokens in them.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from .errors import InstructionError
 from .instructions import AnswerKind
 
-__all__ = ["LOCATION_BINS", "Region", "parse_regions", "read_region", "region_tokens", "strip_locations"]
+__all__ = [
+    "LOCATION_BINS",
+    "Placed",
+    "Region",
+    "box_tokens",
+    "parse_placed",
+    "parse_regions",
+    "read_region",
+    "region_tokens",
+    "strip_locations",
+]
 
 LOCATION_BINS = 1000
 
@@ -34,10 +57,26 @@ Points = tuple[float, ...]
 
 _LOCATION = r"<loc_([0-9]{1,3})>"
 _TOKEN = re.compile(rf"{_LOCATION}|(<poly>)|(</poly>)|(<sep>)")
+# Stand anywhere and mean nothing.
+_IGNORED = r"<s>|</s>|<pad>|<ground>|<obj>"
 # Markup that the published processor adds to the vocabulary and that is no part of any label.
-_MARKUP = re.compile(
-    r"</?(?:s|od|ocr|cap|ncap|dcap|grounding|seg|region_cap|region_to_desciption|proposal)>|<and>|<pad>|<ground>|<obj>"
-)
+_OTHER = r"</?(?:od|ocr|cap|ncap|dcap|grounding|seg|region_cap|region_to_desciption|proposal)>|<and>"
+_MARKUP = re.compile(f"{_IGNORED}|{_OTHER}")
+_ANY_TOKEN = re.compile(rf"{_LOCATION}|(?P<break><poly>|</poly>|<sep>)|(?P<ignored>{_IGNORED})|{_OTHER}")
+
+# Phrases of a caption that stand for nothing by themselves, as the published checkpoints' configuration has
+# them (``banned_grounding_tokens``).
+# fmt: off
+_EMPTY_PHRASES = {
+    "it", "I", "me", "mine", "you", "your", "yours", "he", "him", "his", "she", "her", "hers", "they",
+    "them", "their", "theirs", "one", "oneself", "we", "us", "our", "ours", "its", "myself", "yourself",
+    "himself", "herself", "itself", "ourselves", "yourselves", "themselves", "this", "that", "these",
+    "those", "who", "whom", "whose", "which", "what", "all", "another", "any", "anybody", "anyone",
+    "anything", "each", "everybody", "everyone", "everything", "few", "many", "nobody", "none", "several",
+    "some", "somebody", "someone", "something", "each other", "one another", "the image", "image", "images",
+    "the", "a", "an", "a group", "other objects", "lots", "a set",
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -48,18 +87,55 @@ class Region:
     box: Box | None = None  # left, top, right, bottom; of a quad or polygons the box around them
     quad: Points | None = None  # x0, y0, … x3, y3: the corners of a piece of text, in reading order
     polygons: tuple[Points, ...] | None = None  # outlines x0, y0, x1, y1, …, three points or more each
+    score: float | None = None  # 0–1, how sure the model is; None where it was not asked for
 
     def to_dict(self) -> dict[str, Any]:
-        """``label`` and ``box``, and ``quad`` or ``polygons`` where there are any; numbers as flat lists."""
+        """``label`` and ``box``; ``quad``, ``polygons``, ``score`` where there are any; points flat."""
         result: dict[str, Any] = {"label": self.label, "box": list(self.box) if self.box else None}
         if self.quad is not None:
             result["quad"] = list(self.quad)
         if self.polygons is not None:
             result["polygons"] = [list(polygon) for polygon in self.polygons]
+        if self.score is not None:
+            result["score"] = self.score
         return result
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Region:
+        """The region that :meth:`to_dict` gave, also after JSON.
 
-def parse_regions(raw: str, kind: AnswerKind, image_size: tuple[int, int]) -> tuple[Region, ...]:
+        Raises:
+            ValueError: it is none: a name is missing, or there are not as many numbers as there should be.
+        """
+        try:
+            box, quad, polygons = data["box"], data.get("quad"), data.get("polygons")
+            score = data.get("score")
+            return cls(
+                str(data["label"]),
+                None if box is None else _four(_points(box, 4)),
+                None if quad is None else _points(quad, 8),
+                None if polygons is None else tuple(_points(polygon) for polygon in polygons),
+                None if score is None else float(score),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no region: {data!r}") from error
+
+
+Span = tuple[int, int]  # first character and the one after the last
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A region, and which characters of the raw answer it was read from."""
+
+    region: Region
+    label: Span  # empty where it has none
+    locations: tuple[Span, ...]  # of each of its location tokens, in order
+
+
+def parse_regions(
+    raw: str, kind: AnswerKind, image_size: tuple[int, int], *, truncated: bool = False
+) -> tuple[Region, ...]:
     """The regions of an answer, in its order. Any text at all has a reading, if only an empty one.
 
     Args:
@@ -67,28 +143,32 @@ def parse_regions(raw: str, kind: AnswerKind, image_size: tuple[int, int]) -> tu
         kind: BOXES, PROPOSALS and PHRASES have four coordinates to a region, OCR_REGIONS eight; POLYGONS has
             outlines; OPEN_VOCABULARY has outlines for the labels with ``<poly>`` and boxes for the others.
         image_size: ``(width, height)`` of the original image in pixels.
+        truncated: whether the answer was cut off; then an outline at its very end is not whole.
 
     Raises:
         ValueError: ``kind`` is none that has regions.
     """
+    return tuple(placed.region for placed in parse_placed(raw, kind, image_size, truncated=truncated))
+
+
+def parse_placed(
+    raw: str, kind: AnswerKind, image_size: tuple[int, int], *, truncated: bool = False
+) -> tuple[Placed, ...]:
+    """Like :func:`parse_regions`, with the place in the answer of each."""
     if kind not in _REGION_KINDS:
         known = ", ".join(sorted(item.name for item in _REGION_KINDS))
         raise ValueError(f"an answer of kind {kind.name} has no regions; those that do are {known}")
-    regions: list[Region] = []
-    for phrase in _phrases(raw):
-        outlined = kind is AnswerKind.POLYGONS or (kind is AnswerKind.OPEN_VOCABULARY and phrase.has_polygons)
-        if outlined:
-            regions.extend(_outlined(phrase, image_size))
+    phrases = _phrases(raw)
+    cut = truncated and bool(phrases) and phrases[-1].ends_answer
+    placed: list[Placed] = []
+    for phrase in phrases:
+        if kind is AnswerKind.POLYGONS or (kind is AnswerKind.OPEN_VOCABULARY and phrase.has_polygons):
+            placed.extend(_outlined(phrase, image_size, cut=cut and phrase is phrases[-1]))
         else:
-            length = 8 if kind is AnswerKind.OCR_REGIONS else 4
-            bins = [number for ring in phrase.rings() for number in ring]
-            for start in range(0, len(bins) - length + 1, length):
-                points = _to_pixels(bins[start : start + length], image_size)
-                if length == 4:
-                    regions.append(Region(phrase.label, (points[0], points[1], points[2], points[3])))
-                else:
-                    regions.append(Region(phrase.label, _bounds(points), quad=points))
-    return tuple(regions)
+            placed.extend(_cornered(phrase, image_size, 8 if kind is AnswerKind.OCR_REGIONS else 4))
+    if kind is AnswerKind.PHRASES:
+        placed = [one for one in placed if one.region.label not in _EMPTY_PHRASES] or placed
+    return tuple(placed)
 
 
 def strip_locations(raw: str) -> str:
@@ -125,6 +205,11 @@ def region_tokens(region: str, image_size: tuple[int, int] | None = None) -> str
         raise InstructionError(
             f"the region {region!r} (left, top, right, bottom) is not in the image: {said}"
         )
+    return box_tokens(box, size)
+
+
+def box_tokens(box: Box, size: tuple[int, int]) -> str:
+    """The four location tokens of a box; what is outside of ``size`` (width, height) goes to its edge."""
     return "".join(f"<loc_{_to_bin(value, size[axis % 2])}>" for axis, value in enumerate(box))
 
 
@@ -160,69 +245,106 @@ _REGION_KINDS = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class _Token:
+    """A location token, or with ``bin`` None whatever else may stand among those of a label."""
+
+    bin: int | None
+    text: str
+    span: Span
+
+
 @dataclass
 class _Phrase:
-    """A label and what follows it: bins, and the tokens ``<poly>``, ``</poly>`` and ``<sep>``."""
+    """A label and what follows it."""
 
     label: str
-    tokens: list[int | str]
+    span: Span
+    tokens: list[_Token]
+    ends_answer: bool = False  # its last token is a location, and nothing at all comes after it
 
     @property
     def has_polygons(self) -> bool:
-        return "<poly>" in self.tokens
+        return any(token.text == "<poly>" for token in self.tokens)
 
-    def groups(self) -> list[list[int | str]]:
-        """The tokens of each object: what stands between ``<poly>`` and ``</poly>``, or else all."""
-        groups: list[list[int | str]] = [[]]
+    def objects(self) -> list[list[list[_Token]]]:
+        """Location tokens as runs that nothing breaks, a list of runs for each object.
+
+        An object is what stands between ``<poly>`` and ``</poly>``, or else all; ``<sep>`` is between runs.
+        """
+        objects: list[list[list[_Token]]] = [[[]]]
         for token in self.tokens:
-            if token in ("<poly>", "</poly>"):
-                groups.append([])
+            if token.bin is not None:
+                objects[-1][-1].append(token)
+            elif token.text in ("<poly>", "</poly>"):
+                objects.append([[]])
             else:
-                groups[-1].append(token)
-        return [group for group in groups if group]
-
-    def rings(self) -> list[list[int]]:
-        """Bins without any breaks between them, over all objects."""
-        return [ring for group in self.groups() for ring in _rings(group)]
-
-
-def _rings(tokens: list[int | str]) -> list[list[int]]:
-    rings: list[list[int]] = [[]]
-    for token in tokens:
-        if isinstance(token, int):
-            rings[-1].append(token)
-        else:
-            rings.append([])
-    return [ring for ring in rings if ring]
+                objects[-1].append([])
+        whole = [[run for run in runs if run] for runs in objects]
+        return [runs for runs in whole if runs]
 
 
 def _phrases(raw: str) -> list[_Phrase]:
     """Labels with the tokens after them. A label that nothing follows has no place and is left out."""
-    text = _MARKUP.sub("", raw)
     phrases: list[_Phrase] = []
-    end = 0
-    for match in _TOKEN.finditer(text):
-        label = text[end : match.start()]
+    label, start, end = "", 0, 0  # of what is to be the next label: its text, and where it stands
+    at = 0
+    for match in _ANY_TOKEN.finditer(raw):
+        if match.start() > at:
+            start = start if label else at
+            label, end = label + raw[at : match.start()], match.start()
+        at = match.end()
+        if match["ignored"]:
+            continue
+        if not match[1] and not match["break"] and (label or not phrases):
+            label = label and label + " "
+            continue
         if label or not phrases:
-            phrases.append(_Phrase(" ".join(label.split()), []))
-        phrases[-1].tokens.append(int(match[1]) if match[1] else match.group())
-        end = match.end()
+            span = (start, end) if label else (match.start(), match.start())
+            phrases.append(_Phrase(" ".join(label.split()), span, []))
+            label = ""
+        bin_number = int(match[1]) if match[1] else None
+        phrases[-1].tokens.append(_Token(bin_number, match.group(), match.span()))
+    if phrases and not label.strip() and not raw[at:].strip():
+        phrases[-1].ends_answer = phrases[-1].tokens[-1].bin is not None
     return phrases
 
 
-def _outlined(phrase: _Phrase, image_size: tuple[int, int]) -> list[Region]:
-    regions = []
-    for group in phrase.groups():
-        polygons = tuple(
-            _to_pixels(ring[: len(ring) // 2 * 2], image_size) for ring in _rings(group) if len(ring) >= 6
-        )
-        if polygons:
-            regions.append(Region(phrase.label, _bounds(sum(polygons, ())), polygons=polygons))
-    return regions
+def _cornered(phrase: _Phrase, image_size: tuple[int, int], length: int) -> list[Placed]:
+    """Boxes (``length`` 4) or quads (8): as many as there are coordinates for in a row."""
+    placed = []
+    for run in (run for runs in phrase.objects() for run in runs):
+        for first in range(0, len(run) - length + 1, length):
+            tokens = run[first : first + length]
+            points = _to_pixels(tokens, image_size)
+            region = Region(phrase.label, _bounds(points), quad=points if length == 8 else None)
+            placed.append(_place(region, phrase, tokens))
+    return placed
 
 
-def _to_pixels(bins: list[int], image_size: tuple[int, int]) -> Points:
+def _outlined(phrase: _Phrase, image_size: tuple[int, int], *, cut: bool) -> list[Placed]:
+    """One region for each object, of all its outlines; with ``cut`` the last outline is not whole."""
+    objects = phrase.objects()
+    if cut:
+        objects[-1].pop()
+    placed = []
+    for runs in objects:
+        outlines = [run[: len(run) // 2 * 2] for run in runs if len(run) >= 6]
+        if outlines:
+            polygons = tuple(_to_pixels(outline, image_size) for outline in outlines)
+            box = _bounds(tuple(chain.from_iterable(polygons)))
+            region = Region(phrase.label, box, polygons=polygons)
+            placed.append(_place(region, phrase, chain.from_iterable(outlines)))
+    return placed
+
+
+def _place(region: Region, phrase: _Phrase, tokens: Iterable[_Token]) -> Placed:
+    return Placed(region, phrase.span, tuple(token.span for token in tokens))
+
+
+def _to_pixels(tokens: Sequence[_Token], image_size: tuple[int, int]) -> Points:
     """Bin centres; x and y in turn."""
+    bins = [token.bin or 0 for token in tokens]
     return tuple((2 * number + 1) * image_size[i % 2] / (2 * LOCATION_BINS) for i, number in enumerate(bins))
 
 
@@ -233,6 +355,23 @@ def _to_bin(value: float, size: int) -> int:
 
 def _bounds(points: Points) -> Box:
     return min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
+
+
+def _points(values: Sequence[Any], count: int | None = None) -> Points:
+    """Finite coordinates: ``count`` of them, or else those of three points or more.
+
+    Raises:
+        ValueError: they are not.
+    """
+    points = tuple(map(float, values))
+    wrong = len(points) != count if count else len(points) < 6 or len(points) % 2
+    if wrong or not all(map(math.isfinite, points)):
+        raise ValueError(f"no coordinates: {values!r}")
+    return points
+
+
+def _four(points: Points) -> Box:
+    return points[0], points[1], points[2], points[3]
 
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")

@@ -149,7 +149,7 @@ def parse_answer(
         return Caption(text=strip_locations(text), **common)
     if kind is AnswerKind.OCR:
         return OcrText(text=strip_locations(text), **common)
-    regions = parse_regions(raw, kind, image_size)
+    regions = parse_regions(raw, kind, image_size, truncated=truncated)
     return Regions(text=_region_text(regions, kind, raw), regions=regions, **common)
 
 
