@@ -45,8 +45,8 @@ class PromptGenLoadFolder(io.ComfyNode):
                     "pattern",
                     optional=True,
                     default="",
-                    tooltip="Only files with such names: '*.png', 'cat*', '{jpg,webp}' for either; with a "
-                    "slash, such paths below the folder. Empty: all images.",
+                    tooltip="Only files with such names, as '*.png' or 'cat*'; with a slash, such paths below "
+                    "the folder. Empty: all images.",
                 ),
                 io.Boolean.Input(
                     "recursive",

@@ -82,7 +82,7 @@ class PromptGenSaveCaptions(io.ComfyNode):
                 ),
             ],
             outputs=[
-                text_output("saved_captions", is_output_list=True, tooltip="The texts, one per file name."),
+                text_output("saved_captions", is_output_list=True, tooltip="The texts as they came, one per file name."),
                 text_output(
                     "paths",
                     is_output_list=True,
