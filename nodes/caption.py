@@ -14,22 +14,15 @@ from .inputs import (
     generation_inputs,
     headed,
     image_input,
+    instruction_input,
+    known_instructions,
     model_input,
     require_texts,
     rows,
+    sampling_inputs,
     shown,
     tag_inputs,
     text_output,
-)
-
-PROMPTGEN_INSTRUCTIONS = (
-    "GENERATE_TAGS",
-    "CAPTION",
-    "DETAILED_CAPTION",
-    "MORE_DETAILED_CAPTION",
-    "MIXED_CAPTION",
-    "MIXED_CAPTION_PLUS",
-    "ANALYZE",
 )
 
 # Output -> instruction; its switch is called want_OUTPUT.
@@ -59,58 +52,9 @@ class PromptGenTagger(io.ComfyNode):
             inputs=[
                 image_input(),
                 checkpoint_input(),
-                io.Combo.Input(
-                    "instruction",
-                    options=list(PROMPTGEN_INSTRUCTIONS),
-                    default="GENERATE_TAGS",
-                    tooltip="\n".join(
-                        f"{name}: {captioning.INSTRUCTIONS[name].summary}" for name in PROMPTGEN_INSTRUCTIONS
-                    ),
-                ),
+                instruction_input(),
                 *generation_inputs(),
-                io.Boolean.Input(
-                    "do_sample",
-                    optional=True,
-                    default=False,
-                    tooltip="Draw words at random instead of taking the most likely ones: another text for "
-                    "each seed, less faithful to the image. The four inputs below act only with this.",
-                ),
-                io.Float.Input(
-                    "temperature",
-                    optional=True,
-                    default=1.0,
-                    min=0.05,
-                    max=5.0,
-                    step=0.05,
-                    tooltip="Sampling: above 1 bolder, below 1 more careful.",
-                ),
-                io.Int.Input(
-                    "top_k",
-                    optional=True,
-                    default=50,
-                    min=0,
-                    max=1000,
-                    tooltip="Sampling: choose among this many most likely words; 0 is no limit.",
-                ),
-                io.Float.Input(
-                    "top_p",
-                    optional=True,
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Sampling: choose among the most likely words that together have this "
-                    "probability; 1 is no limit.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    optional=True,
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="Sampling: the same seed gives the same text, whatever else is in the batch.",
-                ),
+                *sampling_inputs(),
                 *tag_inputs(),
                 model_input(),
             ],
@@ -131,14 +75,7 @@ class PromptGenTagger(io.ComfyNode):
     def validate_inputs(cls, checkpoint: Any = None, instruction: Any = None) -> bool | str:
         """See :meth:`.model.PromptGenModelLoader.validate_inputs`. An instruction may have any name by which
         the engine knows it, as those that replaced nodes of other packs had."""
-        for name in [instruction] if isinstance(instruction, str) else instruction or ():
-            if not isinstance(name, str):
-                continue  # connected: known when it runs
-            try:
-                captioning.find_instruction(name)
-            except captioning.InstructionError as error:
-                return str(error)
-        return True
+        return known_instructions([instruction] if isinstance(instruction, str) else instruction or ())
 
     @classmethod
     def execute(cls, **lists: list[Any]) -> Any:

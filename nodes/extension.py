@@ -6,9 +6,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import host
 from .caption import PromptGenCaptions, PromptGenTagger
+from .caption_folder import PromptGenCaptionFolder
 from .flux import PromptGenFluxTextEncode
+from .load_folder import PromptGenLoadFolder
 from .model import PromptGenModelLoader
 from .replacements import register_replacements
+from .save_captions import PromptGenSaveCaptions
 from .text import PromptGenAnalyzer, PromptGenEditTags, PromptGenSplitCaption
 
 
@@ -30,4 +33,7 @@ class PromptGenExtension(ComfyExtension):
             PromptGenSplitCaption,
             PromptGenEditTags,
             PromptGenAnalyzer,
+            PromptGenLoadFolder,
+            PromptGenCaptionFolder,
+            PromptGenSaveCaptions,
         ]

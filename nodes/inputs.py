@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .. import models_cache
+from .. import captioning, models_cache
 from . import host
 
 if TYPE_CHECKING:
@@ -15,6 +15,21 @@ if TYPE_CHECKING:
     import torch
 
 CATEGORY = "PromptGen"
+PROMPTGEN_INSTRUCTIONS = (
+    "GENERATE_TAGS",
+    "CAPTION",
+    "DETAILED_CAPTION",
+    "MORE_DETAILED_CAPTION",
+    "MIXED_CAPTION",
+    "MIXED_CAPTION_PLUS",
+    "ANALYZE",
+)
+
+# What the engine's enumerations allow. Spelled out, because to import their modules would hold up ComfyUI's
+# start; a test compares them.
+FORMS = ["sidecar", "jsonl", "csv", "parquet", "kohya", "imagefolder", "webdataset"]
+EXISTING = ["skip", "overwrite", "append", "prepend"]
+SAME_STEM = ["error", "full-name", "first"]
 UNDERSCORES = ["keep", "spaces", "underscores"]
 
 PromptGenModel = io.Custom("PROMPTGEN_MODEL")
@@ -48,6 +63,30 @@ def model_input() -> Any:
     )
 
 
+def instruction_input() -> Any:
+    """What is asked."""
+    return io.Combo.Input(
+        "instruction",
+        options=list(PROMPTGEN_INSTRUCTIONS),
+        default="GENERATE_TAGS",
+        tooltip="\n".join(
+            f"{name}: {captioning.INSTRUCTIONS[name].summary}" for name in PROMPTGEN_INSTRUCTIONS
+        ),
+    )
+
+
+def known_instructions(names: Iterable[Any]) -> bool | str:
+    """For a node's ``validate_inputs``: yes, or what is wrong with an instruction. It may have any name by
+    which the engine knows it; what is connected is known when the node runs."""
+    for name in names:
+        if isinstance(name, str):
+            try:
+                captioning.find_instruction(name)
+            except captioning.InstructionError as error:
+                return str(error)
+    return True
+
+
 def generation_inputs() -> list[Any]:
     """How much work a caption may be."""
     return [
@@ -67,6 +106,60 @@ def generation_inputs() -> list[Any]:
             min=1,
             max=1024,
             tooltip="Cut an answer off after so many tokens. Answers end by themselves, mostly long before.",
+        ),
+    ]
+
+
+def sampling_inputs(*, seed_changes: bool = True) -> list[Any]:
+    """Drawing words at random.
+
+    Args:
+        seed_changes: whether the page may choose another seed after each run; said either way, since the page
+            would take a number of this name for one that does.
+    """
+    return [
+        io.Boolean.Input(
+            "do_sample",
+            optional=True,
+            default=False,
+            tooltip="Draw words at random instead of taking the most likely ones: another text for "
+            "each seed, less faithful to the image. The four inputs below act only with this.",
+        ),
+        io.Float.Input(
+            "temperature",
+            optional=True,
+            default=1.0,
+            min=0.05,
+            max=5.0,
+            step=0.05,
+            tooltip="Sampling: above 1 bolder, below 1 more careful.",
+        ),
+        io.Int.Input(
+            "top_k",
+            optional=True,
+            default=50,
+            min=0,
+            max=1000,
+            tooltip="Sampling: choose among this many most likely words; 0 is no limit.",
+        ),
+        io.Float.Input(
+            "top_p",
+            optional=True,
+            default=1.0,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            tooltip="Sampling: choose among the most likely words that together have this "
+            "probability; 1 is no limit.",
+        ),
+        io.Int.Input(
+            "seed",
+            optional=True,
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=seed_changes,
+            tooltip="Sampling: the same seed gives the same text, whatever else is in the batch.",
         ),
     ]
 

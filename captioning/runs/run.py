@@ -33,7 +33,7 @@ from .writing import GroupWriter
 if TYPE_CHECKING:
     from ..captioner import Captioner
 
-__all__ = ["FolderRun", "Plan", "RunOptions", "RunProgress", "RunReport", "run_folder"]
+__all__ = ["FolderRun", "Plan", "RunOptions", "RunProgress", "RunReport", "places_of", "run_folder"]
 
 OnProblem = Callable[[str, str], None]
 
@@ -227,7 +227,7 @@ class FolderRun:
         return Plan(
             to_caption=to_caption, to_rewrite=to_rewrite, done_before=left.done,
             failed_before=left.failed_before, kept=left.kept, same_stem=left.same_stem,
-            places=tuple(_places(options)), journal=self._journal, errors=self._errors,
+            places=tuple(places_of(options)), journal=self._journal, errors=self._errors,
         )  # fmt: skip
 
     def _make_outputs(self) -> list[Output]:
@@ -239,7 +239,7 @@ class FolderRun:
         generation = options.captions.generation
         return {
             "images": ", ".join(options.inputs),
-            "captions": ", ".join(_places(options)),
+            "captions": ", ".join(places_of(options)),
             "instructions": ", ".join(options.instructions),
             "checkpoint": captioner.model,
             "device and precision": f"{captioner.device}, {captioner.dtype}",
@@ -372,7 +372,7 @@ class FolderRun:
         )  # fmt: skip
 
 
-def _places(options: RunOptions) -> Iterator[str]:
+def places_of(options: RunOptions) -> Iterator[str]:
     """Where captions go, for people."""
     output = options.output
     if Form.SIDECAR in output.forms:
