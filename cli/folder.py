@@ -28,6 +28,7 @@ from ..captioning.runs.outputs import (
 )
 from ..captioning.runs.summary import summary
 from .answer_flags import ASK, OUTPUT, AnswerFlags, expand_flags
+from .cluster import workers_on_ray
 from .completion import complete_instruction
 from .devices import captioners_on
 from .reporting import FAILED, STOPPED, UsageError, configure_logging, reported_errors, say
@@ -221,6 +222,32 @@ def folder(
             rich_help_panel=_RUN,
         ),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Caption on the machines of a Ray cluster, which reach the images under the same paths; "
+            "without --ray-address, the one of $RAY_ADDRESS, or one of this machine alone.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto",
+            help="Which Ray cluster; auto is the one that this machine is part of. Implies --ray.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Workers on the cluster. Default: one per GPU, or one per four CPUs. Implies --ray.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what would be done, and write nothing.", rich_help_panel=_RUN),
@@ -284,7 +311,12 @@ def folder(
             )
         except OutputError as error:
             raise UsageError(str(error)) from error
-        captioner, workers = _captioner(devices, flags, options, fetch=not dry_run)
+        if ray or ray_address is not None or ray_workers is not None:
+            if devices is not None:
+                raise UsageError("--devices are of this machine, --ray is for others; give one of the two.")
+            captioner, workers = workers_on_ray(ray_address, ray_workers, flags, options, fetch=not dry_run)
+        else:
+            captioner, workers = _captioner(devices, flags, options, fetch=not dry_run)
         stop = threading.Event()
         first = "Stopping after the images at hand. Ctrl-C again stops at once."
         try:

@@ -6,6 +6,16 @@ from .base import Workers
 from .errors import WorkerError
 from .in_process import InProcess
 from .processes import WorkerProcesses
+from .ray_data import ClusterError, RayOptions, RayWorkers
 from .waiting import Waiting
 
-__all__ = ["InProcess", "Waiting", "WorkerError", "WorkerProcesses", "Workers"]
+__all__ = [
+    "ClusterError",
+    "InProcess",
+    "RayOptions",
+    "RayWorkers",
+    "Waiting",
+    "WorkerError",
+    "WorkerProcesses",
+    "Workers",
+]
