@@ -9,6 +9,7 @@ from typing import Any
 from .case import Case
 from .results import Results
 from .rows import ROWS
+from .table import table
 
 _SPEED_HEAD = (
     "case", "row", "dtype", "images/s", "spread", "ratio", "ms/token", "first caption s", "peak MB", "load s",
@@ -67,10 +68,10 @@ def report(results: Results, judged: Sequence[dict[str, Any]]) -> str:
     parts = [_conditions(results)]
     rows = speed_rows(results)
     if rows:
-        parts.append(_table(_SPEED_HEAD, [_speed_cells(row) for row in rows]))
+        parts.append(table(_SPEED_HEAD, [_speed_cells(row) for row in rows]))
     phases = _phase_rows(results)
     if phases:
-        parts += [_rates(results), _table(_PHASES_HEAD, phases)]
+        parts += [_rates(results), table(_PHASES_HEAD, phases)]
     lines = [*_instructions(results), *_agreements(results), *map(_verdict, judged)]
     return "\n\n".join(parts) + "".join(f"\n\n{line}" for line in lines)
 
@@ -215,8 +216,3 @@ def _short(value: float) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

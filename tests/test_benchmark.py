@@ -159,3 +159,59 @@ def test_a_row_that_fails_in_its_process_is_named_and_stops_no_other(
     assert str(weights.parent) in exact["failed"]
     assert theirs["images_per_second"] > 0
     assert theirs["load_peak_ratio"] is None or theirs["load_peak_ratio"] > 0
+
+
+def run_folder(folder: Path, what: str, *options: str) -> tuple[int, Any]:
+    """Run the command that measures runs of a folder, but for what it runs apart in this process."""
+    from promptgen.benchmarks.folder import main
+
+    status = main([what, "--folder", str(folder), *options])
+    return status, json.loads((folder / f"folder-{what}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_run_is_told_by_the_number_of_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--images", "40", "--form", "jsonl", "--broken", "0.1")
+    status, numbers = run_folder(tmp_path, "memory", *options)
+    (row,) = numbers["rows"]
+    assert (row["form"], row["images"], row["failing"]) == ("jsonl", 40, 4)
+    told = {int(count): nbytes for count, nbytes in row["resident_bytes"].items()}
+    assert set(told) <= set(range(4, 40, 4))
+    assert all(100e6 < nbytes <= row["most_bytes"] for nbytes in told.values())
+    assert row["growth_bytes"] == row["most_bytes"] - told[4]
+    assert status == (0 if row["met"] else 1)
+    head, _, values = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert head[3] == "4 images"
+    assert values[3] == f"{told[4] / 1e6:.1f}"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder-memory.json"]  # pictures are gone
+
+
+def test_the_share_of_waiting_is_that_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--images", "3", "--model", "demo", "--device", "cpu", "--batch-size", "1")
+    status, numbers = run_folder(tmp_path, "waiting", *options, "--new-tokens", "4", "--num-beams", "1")
+    (row,) = numbers["rows"]
+    assert row["megabytes"] > 1.5
+    assert 0 < row["waited"] < 1
+    assert row["met"] == (row["waited"] < 0.05)
+    assert status == (0 if row["met"] else 1)
+    assert f"{100 * row['waited']:.2f} %" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["folder-waiting.json"]
+
+
+def test_the_command_for_folders_runs_from_a_checkout_of_any_name(tmp_path: Path) -> None:
+    clone = tmp_path / "promptgen-tagger (2)"
+    (clone / "benchmarks").mkdir(parents=True)
+    shutil.copytree(ROOT / "benchmarks", clone / "benchmarks", dirs_exist_ok=True, ignore=_out)
+    for name in ("__init__.py", "_version.py"):
+        shutil.copy2(ROOT / name, clone)
+    command = [sys.executable, str(clone / "benchmarks" / "run_folder.py"), "memory", "--images", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=240)
+    assert "ValueError: 1 images, 0.0 broken: 10 or more" in done.stderr
+    assert str(clone / "benchmarks" / "folder_memory.py") in done.stderr
+
+
+def _out(folder: str, names: list[str]) -> list[str]:
+    """Checkpoints and numbers, which no test needs."""
+    return [name for name in names if name in ("out", "__pycache__")]
