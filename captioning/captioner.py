@@ -44,7 +44,7 @@ class CaptionOptions:
 
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     tags: TagOptions = field(default_factory=TagOptions)
-    text_input: str | None = None  # for instructions that need a phrase or a region
+    text_input: str | None = None  # for instructions that need a phrase or regions (several: ";" between)
     background: Background = DEFAULT_BACKGROUND  # behind transparent pixels: a name, #rrggbb or (r, g, b)
 
 
@@ -288,8 +288,13 @@ class _Run:
     def _answer(
         self, model: LoadedModel, pictures: Sequence[Picture], features: dict[str, Tensor], size: int
     ) -> list[Result]:
-        """Decode all (picture, instruction) pairs, ``size`` of them together."""
+        """Decode all (picture, instruction) pairs, ``size`` of them together; one result for each pair.
+
+        An instruction about several regions counts as many times, and its answers become one result.
+        """
         import torch
+
+        from .region_prompts import join_region_answers
 
         def answer(pairs: Sequence[tuple[Picture, Instruction, str]]) -> list[Result]:
             batch = torch.stack([features[picture.key] for picture, _, _ in pairs])
@@ -309,9 +314,17 @@ class _Run:
         pairs = [
             (picture, instruction, prompt)
             for picture in pictures
-            for instruction, prompt in zip(self._instructions, picture.prompts, strict=True)
+            for instruction, prompts in zip(self._instructions, picture.prompts, strict=True)
+            for prompt in prompts
         ]
-        return self._answers.run(answer, pairs, size, model.device)
+        answers = iter(self._answers.run(answer, pairs, size, model.device))
+        return [
+            join_region_answers(instruction, [next(answers) for _ in prompts], picture.boxes)
+            if instruction.input == "region"
+            else next(answers)
+            for picture in pictures
+            for instruction, prompts in zip(self._instructions, picture.prompts, strict=True)
+        ]
 
 
 def _cache_key(model: LoadedModel, picture_key: str) -> tuple[str, str, str]:

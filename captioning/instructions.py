@@ -25,6 +25,7 @@ __all__ = [
     "Instruction",
     "InstructionError",
     "build_prompt",
+    "build_prompts",
     "check_text_input",
     "find_instruction",
     "find_instructions",
@@ -300,9 +301,28 @@ def check_text_input(instructions: Iterable[Instruction], text_input: str | None
             f" ask for one of {able}."
         )
     if text_input and any(instruction.input == "region" for instruction in takers):
-        from .regions import read_region
+        from .region_prompts import split_regions
 
-        read_region(text_input)
+        split_regions(text_input)
+
+
+def build_prompts(
+    instruction: Instruction,
+    text_input: str | None = None,
+    entry_prompts: Mapping[str, str] | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> tuple[str, ...]:
+    """The literal prompts for the tokenizer: one, or one for each region that the text input holds.
+
+    See :func:`build_prompt`, and :func:`promptgen.captioning.region_prompts.split_regions` for how several
+    regions are written.
+    """
+    if instruction.input != "region" or not (text_input and text_input.strip()):
+        return (build_prompt(instruction, text_input, entry_prompts, image_size),)
+    from .region_prompts import split_regions
+
+    regions = split_regions(text_input)
+    return tuple(build_prompt(instruction, region, entry_prompts, image_size) for region in regions)
 
 
 def build_prompt(

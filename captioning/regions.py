@@ -46,6 +46,7 @@ __all__ = [
     "parse_placed",
     "parse_regions",
     "read_region",
+    "region_box",
     "region_tokens",
     "strip_locations",
 ]
@@ -182,7 +183,7 @@ def region_tokens(region: str, image_size: tuple[int, int] | None = None) -> str
     ``region`` is either location tokens, at least four, which are passed on as they are; or a box
     ``x0,y0,x1,y1`` (left, top, right, bottom; commas or spaces between, brackets around allowed). If no
     number exceeds 1 they are fractions of the image, otherwise pixels of the original image, after EXIF
-    rotation.
+    rotation; with ``px`` behind the last they are pixels in any case.
 
     Args:
         region: what the user wrote.
@@ -195,7 +196,31 @@ def region_tokens(region: str, image_size: tuple[int, int] | None = None) -> str
     box = read_region(region)
     if isinstance(box, str):
         return box
-    if max(box) <= 1:
+    return box_tokens(box, _measure(region, box, image_size))
+
+
+def region_box(region: str, image_size: tuple[int, int]) -> Box:
+    """A region given by a user as a box in pixels of the original image; see :func:`region_tokens`."""
+    box = read_region(region)
+    if not isinstance(box, str):
+        width, height = image_size
+        unit = _measure(region, box, image_size)
+        return (
+            box[0] * width / unit[0], box[1] * height / unit[1],
+            box[2] * width / unit[0], box[3] * height / unit[1],
+        )  # fmt: skip
+    bins = [int(number) for number in re.findall(_LOCATION, box)]
+    points = tuple(_centre(number, image_size[i % 2]) for i, number in enumerate(bins[: len(bins) // 2 * 2]))
+    return _bounds(points)
+
+
+def _measure(region: str, box: Box, image_size: tuple[int, int] | None) -> tuple[int, int]:
+    """What the numbers of a box are parts of: 1 and 1 of fractions, else the size of the image.
+
+    Raises:
+        InstructionError: see :func:`region_tokens`.
+    """
+    if max(box) <= 1 and not _PIXELS.search(region):
         size, said = (1, 1), "fractions go from 0 to 1"
     elif image_size is not None:
         size, said = image_size, f"the image is {image_size[0]} × {image_size[1]} pixels"
@@ -205,7 +230,7 @@ def region_tokens(region: str, image_size: tuple[int, int] | None = None) -> str
         raise InstructionError(
             f"the region {region!r} (left, top, right, bottom) is not in the image: {said}"
         )
-    return box_tokens(box, size)
+    return size
 
 
 def box_tokens(box: Box, size: tuple[int, int]) -> str:
@@ -345,7 +370,11 @@ def _place(region: Region, phrase: _Phrase, tokens: Iterable[_Token]) -> Placed:
 def _to_pixels(tokens: Sequence[_Token], image_size: tuple[int, int]) -> Points:
     """Bin centres; x and y in turn."""
     bins = [token.bin or 0 for token in tokens]
-    return tuple((2 * number + 1) * image_size[i % 2] / (2 * LOCATION_BINS) for i, number in enumerate(bins))
+    return tuple(_centre(number, image_size[axis % 2]) for axis, number in enumerate(bins))
+
+
+def _centre(number: int, size: int) -> float:
+    return (2 * number + 1) * size / (2 * LOCATION_BINS)
 
 
 def _to_bin(value: float, size: int) -> int:
@@ -374,12 +403,14 @@ def _four(points: Points) -> Box:
     return points[0], points[1], points[2], points[3]
 
 
+_PIXELS = re.compile(r"\s*px\s*(?=[)\]}\s]*\Z)")  # behind the last number
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def _numbers(text: str) -> Box | None:
     """Four finite numbers, or None."""
-    parts = re.split(r"\s*,\s*|\s+", text.strip("()[]{} "))
+    text = _PIXELS.sub("", text).strip("()[]{} ")
+    parts = re.split(r"\s*,\s*|\s+", text)
     if len(parts) != 4 or not all(map(_NUMBER.fullmatch, parts)):
         return None
     left, top, right, bottom = map(float, parts)

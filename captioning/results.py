@@ -18,7 +18,19 @@ from .mixed import split_mixed
 from .regions import Region, parse_regions, strip_locations
 from .tags import TagOptions, add_affixes, edit_prose, edit_tags, join_tags
 
-__all__ = ["AnalysisResult", "Caption", "Mixed", "OcrText", "Regions", "Result", "Tags", "parse_answer"]
+__all__ = [
+    "AnalysisResult",
+    "Caption",
+    "Mixed",
+    "OcrText",
+    "RegionCaption",
+    "RegionOcrText",
+    "Regions",
+    "Result",
+    "Tags",
+    "parse_answer",
+    "text_of_regions",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,16 @@ class Result:
 @dataclass(frozen=True, kw_only=True)
 class Caption(Result):
     """Prose, or a short answer about a region or a document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionCaption(Caption):
+    """Short answers about regions that were asked about, each the label of its region."""
+
+    regions: tuple[Region, ...]
+
+    def _extra(self) -> dict[str, Any]:
+        return {"regions": [region.to_dict() for region in self.regions]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +122,16 @@ class OcrText(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionOcrText(OcrText):
+    """The words in regions that were asked about, those of each being the label of its region."""
+
+    regions: tuple[Region, ...]
+
+    def _extra(self) -> dict[str, Any]:
+        return {"regions": [region.to_dict() for region in self.regions]}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Regions(Result):
     """Labelled places; ``text`` is the list of labels, one per region, for OCR one in a line."""
 
@@ -150,7 +182,7 @@ def parse_answer(
     if kind is AnswerKind.OCR:
         return OcrText(text=strip_locations(text), **common)
     regions = parse_regions(raw, kind, image_size, truncated=truncated)
-    return Regions(text=_region_text(regions, kind, raw), regions=regions, **common)
+    return Regions(text=text_of_regions(regions, kind, raw), regions=regions, **common)
 
 
 def _mixed(text: str, options: TagOptions, common: dict[str, Any]) -> Mixed:
@@ -184,7 +216,7 @@ def _without_full_stop(tags: str) -> str:
     return tags[:-1] if re.search(r"(?:[^\W_]|\))\.\Z", tags) else tags
 
 
-def _region_text(regions: tuple[Region, ...], kind: AnswerKind, raw: str) -> str:
+def text_of_regions(regions: tuple[Region, ...], kind: AnswerKind, raw: str) -> str:
     """Labels for people; a count where none has a label; the bare answer where there is no region."""
     labels = [region.label for region in regions if region.label]
     if not regions:
