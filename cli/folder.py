@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -26,6 +26,7 @@ from ..captioning.runs.outputs import (
     SameStem,
     columns_of,
 )
+from ..captioning.runs.stores import Place, as_place
 from ..captioning.runs.summary import summary
 from .answer_flags import ASK, OUTPUT, AnswerFlags, expand_flags
 from .cluster import workers_on_ray
@@ -52,7 +53,8 @@ def folder(
         typer.Argument(
             metavar="PATH",
             help="Folders, images, patterns such as 'photos/**/*.jpg', tar shards, tables (.jsonl, .csv, "
-            ".parquet), lists of paths (.txt, @FILE), or - for paths on standard input.",
+            ".parquet), lists of paths (.txt, @FILE), URLs of all these such as s3://bucket/photos, or - for "
+            "paths on standard input.",
             show_default=False,
         ),
     ],
@@ -104,21 +106,23 @@ def folder(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
+        Any,  # a Place; typer knows no unions
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            help="The one file of a form that has one; for webdataset, the folder of the shards.",
+            parser=as_place,
+            help="The one file of a form that has one; for webdataset, the folder of the shards. URLs, too.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
     output_dir: Annotated[
-        Path | None,
+        Any,
         typer.Option(
             metavar="FOLDER",
-            help="Put everything there: caption files in folders like those of the images. Default: caption "
-            "files lie beside their images.",
+            parser=as_place,
+            help="Put everything there: caption files in folders like those of the images. URLs, too. "
+            "Default: caption files lie beside their images.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -206,9 +210,10 @@ def folder(
         ),
     ] = None,
     journal: Annotated[
-        Path | None,
+        Any,
         typer.Option(
             metavar="FILE",
+            parser=as_place,
             help="Where the run keeps what it has done. Default: with the captions.",
             rich_help_panel=_RUN,
         ),
@@ -311,12 +316,12 @@ def folder(
             )
         except OutputError as error:
             raise UsageError(str(error)) from error
-        if ray or ray_address is not None or ray_workers is not None:
-            if devices is not None:
-                raise UsageError("--devices are of this machine, --ray is for others; give one of the two.")
+        if not ray and ray_address is None and ray_workers is None:
+            captioner, workers = _captioner(devices, flags, options, fetch=not dry_run)
+        elif devices is None:
             captioner, workers = workers_on_ray(ray_address, ray_workers, flags, options, fetch=not dry_run)
         else:
-            captioner, workers = _captioner(devices, flags, options, fetch=not dry_run)
+            raise UsageError("--devices are of this machine, --ray is for others; give one of the two.")
         stop = threading.Event()
         first = "Stopping after the images at hand. Ctrl-C again stops at once."
         try:
@@ -382,7 +387,7 @@ _FORMS = {
 }
 
 
-def _forms_for(output: Path | None, embed: bool) -> tuple[Form, ...]:
+def _forms_for(output: Place | None, embed: bool) -> tuple[Form, ...]:
     """The form that the name of ``--output`` asks for; without one, caption files, or none with --embed."""
     if output is None:
         return () if embed else (Form.SIDECAR,)
@@ -406,7 +411,10 @@ def _part(shard: str | None) -> tuple[int, int] | None:
     return int(numbers[1]), int(numbers[2])
 
 
-def _expanded(path: Path | None) -> Path | None:
+Named = TypeVar("Named", Path, Place)
+
+
+def _expanded(path: Named | None) -> Named | None:
     return None if path is None else path.expanduser()
 
 

@@ -186,6 +186,7 @@ class CaptionFiles:
 
     def _target(self, record: Record) -> Path:
         (target,) = self._sidecars.targets(record)
+        assert isinstance(target, Path)  # no node writes to a store
         return target
 
     # ---- what

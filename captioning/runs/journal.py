@@ -119,14 +119,20 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def complete(self) -> None:
+        """The run has come to its end, or was stopped in order."""
+
     # ---- a group of records on its way to the disk
 
-    def begin(self, records: Sequence[Record]) -> None:
+    def begin(self, records: Sequence[Record], settings: str | None = None) -> None:
         """Keep what was answered. To be called before any output is written.
 
         A record takes the place of what was known under its name.
+
+        Args:
+            settings: under which that was; ``None``: the journal's.
         """
-        rows = [(*_row_of(record), self.settings) for record in records]
+        rows = [(*_row_of(record), settings or self.settings) for record in records]
         with self._transaction() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO records "
@@ -196,6 +202,14 @@ class Journal:
                 (os.fsencode(item.name), item.fingerprint, self.settings),
             ).fetchone()
         return None if row is None else _record_of(row)
+
+    def plans(self, name: str) -> dict[str, Any]:
+        """What the outputs know of how they wrote the record of this name."""
+        with self._reading() as connection:
+            row = connection.execute(
+                "SELECT plans FROM records WHERE name = ?", (os.fsencode(name),)
+            ).fetchone()
+        return {} if row is None else dict(json.loads(row[0]))
 
     def records(self) -> Iterator[Record]:
         """All that is on disk, errors too, in the order in which it was answered.

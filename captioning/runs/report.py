@@ -19,6 +19,7 @@ from .records import Item, Record
 from .report_page import GENERATOR, Picture, page
 from .report_statistics import Statistics
 from .sources import SourceError
+from .stores import is_url
 
 if TYPE_CHECKING:
     from .run import RunReport
@@ -48,6 +49,8 @@ def check_report_place(path: Path) -> None:
     Raises:
         OutputError: it is no name of a page, or there is something there that is no report.
     """
+    if is_url(path.as_posix().replace(":/", "://", 1)):
+        raise OutputError("the report cannot be a URL; name a file of this machine")
     if path.suffix.lower() not in _EXTENSIONS:
         raise OutputError(f"the report is a page; give it a name such as {str(path.with_suffix('.html'))!r}")
     with telling(path, deed="read"):

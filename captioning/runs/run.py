@@ -27,6 +27,8 @@ from .report import check_report_place, write_report
 from .selection import Left, Selection
 from .settings import settings_digest
 from .sources import find_items
+from .stored_journal import is_journal_there, open_journal
+from .stores import Place
 from .workers import InProcess, Waiting, Workers
 from .writing import GroupWriter
 
@@ -48,7 +50,7 @@ class RunOptions:
     recursive: bool = True
     pattern: str | None = None
     column: str = "image"  # of tables
-    journal: Path | None = None  # None: where the captions go, see `journal_place`
+    journal: Place | None = None  # None: where the captions go, see `journal_place`
     restart: bool = False  # forget the journal, not the captions
     retry_errors: bool = False  # try again what failed before, though nothing has changed
     report: Path | None = None  # a page about the run, written at its end, see `write_report`
@@ -92,8 +94,8 @@ class RunReport:
     seconds: float
     stopped: bool  # before its end, as it was told to
     too_many_errors: bool
-    journal: Path
-    errors: Path  # file of the pictures that failed; there if there are any
+    journal: Place
+    errors: Place  # file of the pictures that failed; there if there are any
     waited: float | None = None  # share of the time, 0 to 1, in which the model waited for pictures, if known
 
     @property
@@ -114,8 +116,8 @@ class Plan:
     kept: int
     same_stem: int
     places: tuple[str, ...]  # where captions would go
-    journal: Path
-    errors: Path
+    journal: Place
+    errors: Place
 
 
 def run_folder(
@@ -183,7 +185,7 @@ class FolderRun:
         outputs = self._make_outputs()
         with ExitStack() as stack:
             late = self._check_targets(outputs, stack)  # before there is any file of ours
-            journal = stack.enter_context(Journal(self._journal, settings, restart=options.restart))
+            journal = stack.enter_context(open_journal(self._journal, settings, restart=options.restart))
             fresh = not {output.name for output in outputs} <= set(journal.marks())
             writer = GroupWriter(journal, outputs)
             stack.callback(writer.close)
@@ -195,6 +197,7 @@ class FolderRun:
             finally:  # whatever has happened, what was answered is written
                 behind.finish()
                 writer.finish()
+            journal.complete()
             self._advance()
             report = self._report(time.monotonic() - started)
             if options.report is not None:
@@ -212,8 +215,10 @@ class FolderRun:
         outputs = self._make_outputs()
         with ExitStack() as stack:
             late = self._check_targets(outputs, stack)
-            is_known = self._journal.exists() and not options.restart
-            journal = Journal(self._journal, settings) if is_known else Journal.empty(settings)
+            is_known = not options.restart and is_journal_there(self._journal)
+            journal = (
+                open_journal(self._journal, settings, writing=False) if is_known else Journal.empty(settings)
+            )
             stack.enter_context(journal)
             marks = journal.marks()
             fresh = bool(marks) and not {output.name for output in outputs} <= set(marks)

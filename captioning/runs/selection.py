@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from .journal import Journal, Known
 from .outputs import Output, Targets
+from .outputs.base import Forgetful
 from .records import Item, Record
 
 
@@ -59,7 +60,7 @@ class Selection:
         elif standing.known is Known.FAILED and not self.retry_errors:
             left.failed_before += 1
         elif standing.known is Known.DONE:
-            if self.fresh or not self._is_written(item):
+            if self.fresh or not self._is_written(item) or self._is_lost(item):
                 known = self.journal.answered(item)
                 return None if known is None else replace(known, open=item.open)
             left.done += 1
@@ -68,6 +69,14 @@ class Selection:
         else:
             left.kept += 1
         return None
+
+    def _is_lost(self, item: Item) -> bool:
+        """Whether an output has it no more, though it was written."""
+        forgetful = [output for output in self.outputs if isinstance(output, Forgetful)]
+        if not forgetful:
+            return False
+        plans = self.journal.plans(item.name)
+        return any(output.lacks(plans.get(output.name)) for output in forgetful)
 
     def _is_written(self, item: Item) -> bool:
         """Whether the files of this picture are still there; somebody may have taken them away."""

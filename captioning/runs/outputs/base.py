@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..records import Item, Record
+from ..stores.paths import Place
 
-__all__ = ["Mark", "OnProblem", "Output", "OutputError", "SaveMark"]
+__all__ = ["Forgetful", "Mark", "OnProblem", "Output", "OutputError", "SaveMark"]
 
 Mark = Mapping[str, Any]
 """Where an output stands, as JSON can hold it; made by the output, kept by the journal."""
@@ -48,7 +48,7 @@ class Output(Protocol):
     name: str  # unique in the run and the same in every run: the key of its marks and plans
     changes_pictures: bool  # whether it writes into picture files, whose fingerprints change by that
 
-    def targets(self, item: Item) -> list[Path]:
+    def targets(self, item: Item) -> list[Place]:
         """Files that belong to this picture alone; empty for forms with one file for all.
 
         Raises:
@@ -86,3 +86,13 @@ class Output(Protocol):
 
     def close(self) -> None:
         """Close what is open. Does nothing the second time; also called after an error."""
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """An output that may have lost what it has written, and cannot write it again without the picture."""
+
+    name: str
+
+    def lacks(self, plan: Any) -> bool:
+        """Whether it has lost what belongs to a record of this plan."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from ..stores.paths import Place, StorePath, as_place
 from .base import OutputError
 
 __all__ = ["Collision", "Targets", "refuse"]
@@ -23,7 +24,7 @@ _SHOWN = 10  # collisions that are told of one by one
 class Collision:
     """Two pictures that ask for one file."""
 
-    target: Path
+    target: Place
     first: str  # the name of the one that came first
     other: str
 
@@ -44,7 +45,7 @@ class Targets:
             "BEGIN;"
         )
 
-    def add(self, name: str, targets: Iterable[Path]) -> None:
+    def add(self, name: str, targets: Iterable[Place]) -> None:
         """A picture and the files that it asks for; pictures in the order of the run, each once."""
         for target in targets:
             key = _key(target)
@@ -52,7 +53,7 @@ class Targets:
             if there is None:
                 self._database.execute("INSERT INTO first VALUES (?, ?)", (key, os.fsencode(name)))
             elif there[0] != os.fsencode(name):
-                row = (os.fsencode(name), there[0], os.fsencode(target))
+                row = (os.fsencode(name), there[0], os.fsencode(str(target)))
                 self._database.execute("INSERT OR IGNORE INTO late VALUES (?, ?, ?)", row)
 
     def came_late(self, name: str) -> bool:
@@ -63,7 +64,7 @@ class Targets:
     def collisions(self) -> Iterator[Collision]:
         """All that came late, one entry for each."""
         for other, first, target in self._database.execute("SELECT * FROM late ORDER BY name"):
-            yield Collision(Path(os.fsdecode(target)), os.fsdecode(first), os.fsdecode(other))
+            yield Collision(as_place(os.fsdecode(target)), os.fsdecode(first), os.fsdecode(other))
 
     def count(self) -> int:
         """How many came late."""
@@ -110,8 +111,10 @@ def _line(one: Collision) -> str:
     return line.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
 
 
-def _key(path: Path) -> bytes:
+def _key(path: Place) -> bytes:
     """Equal for two paths that are one file."""
+    if isinstance(path, StorePath):
+        return hashlib.blake2b(os.fsencode(path.url), digest_size=16).digest()
     folder = Path(os.path.abspath(path.parent))  # noqa: PTH100 - Path.absolute keeps ".."
     text = str(folder / path.name)
     if _ignores_case(str(folder)):

@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
+from ..stores.paths import Place
 from .base import OutputError
 
 __all__ = ["Disk", "Fsync", "place_for", "telling", "temporary_of", "write_all"]
@@ -132,7 +133,7 @@ def write_all(stream: io.FileIO, content: bytes) -> None:
 
 @contextlib.contextmanager
 def telling(
-    path: Path, *, deed: str = "written", on_one: Callable[[str], None] | None = None
+    path: Place, *, deed: str = "written", on_one: Callable[[str], None] | None = None
 ) -> Iterator[None]:
     """Errors of the system while ``path`` is written, in words.
 

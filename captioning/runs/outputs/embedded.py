@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records import Item, Record
+from ..stores.paths import Place
 from .base import Mark, OnProblem, OutputError, SaveMark
 from .disk import Disk, place_for, telling, temporary_of
 from .existing import Existing, joined
@@ -75,7 +76,7 @@ class Embedded:
         self._disk = disk
         self._on_problem = on_problem
 
-    def targets(self, item: Item) -> list[Path]:
+    def targets(self, item: Item) -> list[Place]:
         """None besides the picture itself."""
         return []
 

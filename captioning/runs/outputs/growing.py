@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from ..records import Item, Record
+from ..stores.paths import Place
 from .base import Mark, OutputError, SaveMark
 from .disk import Disk, telling, temporary_of, write_all
 from .existing import Existing
@@ -69,7 +70,7 @@ class GrowingFile:
         self._stream: io.FileIO | None = None
         self._end = b""  # the last bytes that were written, committed or not
 
-    def targets(self, item: Item) -> list[Path]:
+    def targets(self, item: Item) -> list[Place]:
         """None: the file is for all."""
         return []
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records import Record
+from ..stores.paths import Place, StorePath
 from .base import OnProblem, OutputError
 from .texts import Column, check_columns, texts_of
 
@@ -108,9 +109,12 @@ class ImageFolderLines(_CaptionLines):
         OutputError: pictures do not lie below the folder of ``path``, where alone they are looked for.
     """
 
-    def __init__(self, columns: Sequence[Column], path: Path, on_problem: OnProblem) -> None:
+    def __init__(self, columns: Sequence[Column], path: Place, on_problem: OnProblem) -> None:
         super().__init__(columns, ["file_name", "image"])
-        self._folder = os.path.abspath(path.parent)  # noqa: PTH100 - Path.absolute keeps ".."
+        if isinstance(path, StorePath):
+            self._folder = path.parent.url
+        else:
+            self._folder = os.path.abspath(path.parent)  # noqa: PTH100 - Path.absolute keeps ".."
         self._path = path
         self._on_problem = on_problem
 
@@ -124,6 +128,8 @@ class ImageFolderLines(_CaptionLines):
         return _json_line({"file_name": file_name, **texts_of(record, self._columns)})
 
     def _file_name(self, record: Record) -> str:
+        if record.url is not None and record.url.startswith(f"{self._folder}/"):
+            return record.url[len(self._folder) + 1 :]
         if record.path is not None:
             try:
                 below = os.path.relpath(record.path, self._folder)
@@ -150,7 +156,7 @@ class ErrorLines:
         return record.error is not None
 
     def line(self, record: Record) -> bytes:
-        path = None if record.path is None else str(record.path)
+        path = record.url if record.path is None else str(record.path)
         return _json_line({"name": record.name, "path": path, "reason": record.error})
 
     def fits(self, path: Path) -> bool:

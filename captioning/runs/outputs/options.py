@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+from ..stores.paths import Place, StorePath
+from ..stores.staging import staging_folder
 from .base import OnProblem, Output, OutputError
-from .disk import Disk, Fsync
+from .disk import Disk, Fsync, telling
 from .embedded import Embedded
 from .existing import Existing
 from .growing import GrowingFile, Lines
 from .lines import CsvLines, ErrorLines, ImageFolderLines, JsonLines
 from .sidecar import SameStem, Sidecars, check_extension
+from .stored_shards import StoredShards
 from .texts import Column
+from .uploaded import Uploaded
 from .webdataset import ShardLimits, Shards
 from .whole import KohyaMetadata, Parquet, WholeFile
 
@@ -53,10 +57,10 @@ class OutputOptions:
     columns: tuple[Column, ...]  # in the order of the results
     forms: tuple[Form, ...] = (Form.SIDECAR,)
     extension: str = "txt"  # of caption files, where an instruction has none of its own
-    output: Path | None = None  # the file, or for webdataset the folder; for one form besides sidecar
-    output_dir: Path | None = None  # for mirrored caption files, and for files with their usual names
+    output: Place | None = None  # the file, or for webdataset the folder; for one form besides sidecar
+    output_dir: Place | None = None  # for mirrored caption files, and for files with their usual names
     embed: bool = False  # write captions into the pictures, too
-    errors: Path | None = None  # file for pictures that could not be captioned
+    errors: Place | None = None  # file for pictures that could not be captioned
     existing: Existing = Existing.SKIP
     separator: str = ", "  # between captions that share a file, and before or behind one that is there
     redo_damaged: bool = False
@@ -74,6 +78,9 @@ class OutputOptions:
         if len(set(self.forms)) < len(self.forms):
             raise OutputError("each --format can be given once.")
         check_extension(self.extension)
+        for named in (self.output, self.output_dir):
+            if isinstance(named, StorePath) and not named.can_be_written:
+                raise OutputError(f"{str(named)!r} is on a server that can only be read from.")
         for form in self.files:
             if self.output is None and self.output_dir is None:
                 raise OutputError(f"--format {form.value} needs a place: name one with --output.")
@@ -98,8 +105,9 @@ class OutputOptions:
         """
         return [replace(column, name=column.name or usual(column.instruction)) for column in self.columns]
 
-    def place(self, form: Form) -> Path:
+    def place(self, form: Form) -> Place:
         """The file of a form; for webdataset, the folder of the shards."""
+        place: Place
         if self.output is not None:
             place = self.output
         else:
@@ -141,7 +149,7 @@ def make_outputs(options: OutputOptions, on_problem: OnProblem) -> list[Output]:
         )
     if options.errors is not None:
         # Its own file from the last run is no user's, whatever --existing says.
-        outputs.append(GrowingFile("errors", options.errors, ErrorLines(), existing=Existing.SKIP, disk=disk))
+        outputs.append(_growing("errors", options.errors, ErrorLines(), Existing.SKIP, disk))
     return outputs
 
 
@@ -159,7 +167,18 @@ def _make(form: Form, options: OutputOptions, disk: Disk, on_problem: OnProblem)
         )
     path = options.place(form)
     columns = options.named_columns(str)
+    if form is Form.WEBDATASET and isinstance(path, StorePath):
+        return StoredShards(
+            columns,
+            path,
+            prefix=options.shard_prefix(),
+            limits=options.shard_limits,
+            existing=options.existing,
+            disk=Disk(Fsync.NEVER),
+            on_problem=on_problem,
+        )
     if form is Form.WEBDATASET:
+        assert isinstance(path, Path)
         return Shards(
             columns,
             path,
@@ -171,6 +190,10 @@ def _make(form: Form, options: OutputOptions, disk: Disk, on_problem: OnProblem)
         )
     if form in (Form.PARQUET, Form.KOHYA):
         content = Parquet(columns) if form is Form.PARQUET else KohyaMetadata(columns)
+        if isinstance(path, StorePath):
+            staged = _staged(path)
+            whole = WholeFile(form.value, staged, content, existing=options.existing, disk=Disk(Fsync.NEVER))
+            return Uploaded(whole, path, staged, existing=options.existing)
         return WholeFile(form.value, path, content, existing=options.existing, disk=disk)
     lines: Lines
     if form is Form.JSONL:
@@ -182,4 +205,20 @@ def _make(form: Form, options: OutputOptions, disk: Disk, on_problem: OnProblem)
         lines = ImageFolderLines(
             [Column(columns[0].instruction, "text")] if alone else columns, path, on_problem
         )
-    return GrowingFile(form.value, path, lines, existing=options.existing, disk=disk)
+    return _growing(form.value, path, lines, options.existing, disk)
+
+
+def _growing(name: str, path: Place, lines: Lines, existing: Existing, disk: Disk) -> Output:
+    """A file of lines, on a disk or in a store."""
+    if not isinstance(path, StorePath):
+        return GrowingFile(name, path, lines, existing=existing, disk=disk)
+    staged = _staged(path)
+    grown = GrowingFile(name, staged, lines, existing=existing, disk=Disk(Fsync.NEVER))
+    return Uploaded(grown, path, staged, existing=existing)
+
+
+def _staged(path: StorePath) -> Path:
+    """The file of this machine that becomes the object."""
+    with telling(path):
+        return staging_folder(path) / path.name
+    raise AssertionError  # not reached: all errors are told by raising

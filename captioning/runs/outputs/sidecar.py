@@ -144,8 +144,8 @@ class Sidecars:
             place = StorePath(picture.url, self._listings)
             if not place.can_be_written:
                 raise OutputError(
-                    f"{picture.url!r} is on a server that can only be read from. Name a folder for the caption "
-                    "files with --output-dir, or choose another --format."
+                    f"{picture.url!r} is on a server that can only be read from. Name a folder for the "
+                    "caption files with --output-dir, or choose another --format."
                 )
         else:
             raise OutputError(

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..records import Item, Record
+from ..stores.paths import Place
+from ..stores.reading import open_object
 from .base import Mark, OnProblem, OutputError, SaveMark
 from .disk import Disk, telling, write_all
 from .existing import Existing
@@ -43,7 +45,7 @@ class ShardLimits:
 
 
 @dataclass(frozen=True)
-class _Standing:
+class Standing:
     """How far the shards have got. All before shard ``number`` are full and complete."""
 
     first: int = 0  # number of our first shard; those before it were there before the run
@@ -86,12 +88,12 @@ class Shards:
         self._existing = existing
         self._disk = disk
         self._on_problem = on_problem
-        self._standing = _Standing()
+        self._standing = Standing()
         self._stream: io.FileIO | None = None
         self._copies: list[Path] = []  # of pictures whose samples are not committed
         self._committed_copies: list[Path] = []
 
-    def targets(self, item: Item) -> list[Path]:
+    def targets(self, item: Item) -> list[Place]:
         """None: a shard is for many."""
         return []
 
@@ -104,12 +106,12 @@ class Shards:
         self.close()
         with telling(self._folder):
             if mark is not None and "next" in mark:
-                self._put_in_place(_from_mark(mark), _from_mark(mark["next"]))
+                self._put_in_place(from_mark(mark), from_mark(mark["next"]))
                 mark = mark["next"]
             if mark is None:
                 self._standing = self._begin()
             else:
-                self._standing = self._resume(_from_mark(mark), closed=mark.get("closed", False))
+                self._standing = self._resume(from_mark(mark), closed=mark.get("closed", False))
             self._disk.sync_folders()
 
     def prepare(self, records: Sequence[Record]) -> list[Record]:
@@ -121,15 +123,14 @@ class Shards:
         for record in records:
             if not self._takes(record):
                 continue
-            self._standing = replace(self._standing, taken=self._standing.taken + 1)
             try:
                 picture = self._picture(record)
             except OSError as error:
+                self._standing = replace(self._standing, taken=self._standing.taken + 1)
                 reason = error.strerror or str(error)
                 self._on_problem(record.name, f"the picture cannot be put into a shard: {reason}")
                 continue
-            with telling(self._shard(self._standing.number)):
-                self._append(self._sample(record, picture, self._standing.key))
+            self._add(record, picture)
 
     def commit(self) -> Mark:
         """What was written is on the disk."""
@@ -142,7 +143,7 @@ class Shards:
         for copy in self._committed_copies:
             copy.unlink(missing_ok=True)
         self._committed_copies, self._copies = self._copies, []
-        return _to_mark(self._standing)
+        return to_mark(self._standing)
 
     def finish(self, records: Callable[[], Iterator[Record]], save: SaveMark) -> None:
         """End the archive; write all shards anew if a picture was captioned again since it was put there."""
@@ -153,15 +154,23 @@ class Shards:
             self._write_anew(records, save)
         for copy in self._folder.glob(f"{_COPY}*"):
             copy.unlink(missing_ok=True)
-        save({**_to_mark(self._standing), "closed": True})
+        save({**to_mark(self._standing), "closed": True})
 
     def close(self) -> None:
         """Close the shard; without the end of the archive, which readers can do without."""
+        self._close_stream()
+
+    def _close_stream(self) -> None:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
 
     # ---- samples
+
+    def _add(self, record: Record, picture: bytes) -> None:
+        with telling(self._shard(self._standing.number)):
+            self._append(self._sample(record, picture, self._standing.key))
+        self._standing = replace(self._standing, taken=self._standing.taken + 1)
 
     def _takes(self, record: Record) -> bool:
         return record.error is None and any(texts_of(record, self._columns).values())
@@ -201,6 +210,9 @@ class Shards:
         if record.open is not None:
             with record.open() as stream:
                 return stream.read()
+        if record.url is not None:
+            with open_object(record.url) as stream:
+                return stream.read()
         raise OSError("it lies in another shard or a table, which is not read again")
 
     def _sample(self, record: Record, picture: bytes, key: int) -> bytes:
@@ -229,23 +241,23 @@ class Shards:
         matches = [pattern.fullmatch(path.name) for path in self._folder.iterdir()]
         return sorted(int(match[1]) for match in matches if match)
 
-    def _begin(self) -> _Standing:
+    def _begin(self) -> Standing:
         numbers = self._numbers()
         if not numbers or self._existing is Existing.OVERWRITE:
-            return _Standing()
+            return Standing()
         if self._existing is not Existing.APPEND:
             raise OutputError(
                 f"{str(self._folder)!r} has shards already, from {self._shard(numbers[0]).name!r} on. "
                 "Choose another folder with --output, add shards to it with --existing append, or replace "
                 "them with --existing overwrite."
             )
-        return _Standing(first=numbers[-1] + 1, number=numbers[-1] + 1)
+        return Standing(first=numbers[-1] + 1, number=numbers[-1] + 1)
 
-    def _resume(self, standing: _Standing, *, closed: bool) -> _Standing:
+    def _resume(self, standing: Standing, *, closed: bool) -> Standing:
         shard = self._shard(standing.number)
         if standing.ours.size and not standing.ours.begins(shard):
             if self._existing is Existing.OVERWRITE:
-                return _Standing(first=standing.first, number=standing.first)
+                return Standing(first=standing.first, number=standing.first)
             raise OutputError(
                 f"{str(shard)!r} was changed or taken away by somebody since this run wrote it last. Bring "
                 "it back, choose another folder with --output, or write all anew with --existing overwrite."
@@ -269,6 +281,7 @@ class Shards:
         if full and standing.samples:
             self._end_shard()
             self._standing = replace(standing, number=standing.number + 1, ours=Extent(), samples=0)
+            self._went_on()
             stream = self._open()
         write_all(stream, sample)
         self._standing = replace(
@@ -300,7 +313,15 @@ class Shards:
                 stream = self._open()
                 write_all(stream, _END_OF_ARCHIVE)
                 self._disk.sync(stream)
-        self.close()
+            self._close_stream()
+            self._shard_ended()
+        self._close_stream()
+
+    def _shard_ended(self) -> None:
+        """A shard has become complete."""
+
+    def _went_on(self) -> None:
+        """The next one is to be begun."""
 
     # ---- writing anew
 
@@ -316,7 +337,7 @@ class Shards:
             disk=self._disk,
             on_problem=self._on_problem,
         )
-        drafts._standing = _Standing(first=old.first, number=old.first)
+        drafts._standing = Standing(first=old.first, number=old.first)
         try:
             for record in records():
                 if self._takes(record):
@@ -332,15 +353,15 @@ class Shards:
                             drafts._shard(number).unlink()
                         return
                     drafts.write([record])
-            new = _from_mark(drafts.commit())
+            new = from_mark(drafts.commit())
             drafts._end_shard()
-            save({**_to_mark(old), "next": _to_mark(new)})
+            save({**to_mark(old), "next": to_mark(new)})
             self._put_in_place(old, new)
             self._standing = new
         finally:
             drafts.close()
 
-    def _put_in_place(self, old: _Standing, new: _Standing) -> None:
+    def _put_in_place(self, old: Standing, new: Standing) -> None:
         """Put what was written anew in the place of the old shards. Does nothing the second time."""
         for number in range(new.first, new.number + 1):
             draft = self._folder / f"{_DRAFT}{self._shard(number).name}"
@@ -364,14 +385,14 @@ def _extent(stream: io.FileIO) -> Extent:
     return Extent(size, hashlib.sha256(tail).hexdigest())
 
 
-def _to_mark(standing: _Standing) -> dict[str, Any]:
+def to_mark(standing: Standing) -> dict[str, Any]:
     fields = {name: getattr(standing, name) for name in ("first", "number", "samples", "key", "taken")}
     return {**fields, **standing.ours.to_mark()}
 
 
-def _from_mark(mark: Mark) -> _Standing:
+def from_mark(mark: Mark) -> Standing:
     fields = {name: mark[name] for name in ("first", "number", "samples", "key", "taken")}
-    return _Standing(ours=Extent.from_mark(mark), **fields)
+    return Standing(ours=Extent.from_mark(mark), **fields)
 
 
 def _member(name: str, content: bytes) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from ..records import Item, Record
+from ..stores.paths import Place
 from .base import Mark, OutputError, SaveMark
 from .disk import Disk, place_for, telling, temporary_of
 from .existing import Existing
@@ -51,7 +52,7 @@ class WholeFile:
         self._disk = disk
         self._ours = Extent()
 
-    def targets(self, item: Item) -> list[Path]:
+    def targets(self, item: Item) -> list[Place]:
         """None: the file is for all."""
         return []
 
