@@ -45,8 +45,8 @@ class PromptGenLoadFolder(io.ComfyNode):
                     "pattern",
                     optional=True,
                     default="",
-                    tooltip="Only files with such names, as '*.png' or 'cat*'; with a slash, such paths below "
-                    "the folder. Empty: all images.",
+                    tooltip="Only files with such names, as '*.png' or 'cat*'; with a slash, such paths "
+                    "below the folder. Empty: all images.",
                 ),
                 io.Boolean.Input(
                     "recursive",
@@ -198,8 +198,9 @@ def _summary(options: PageOptions, page: Page) -> str:
     some = f"{len(page.images)} of {page.count} images" if len(page.images) < page.count else None
     lines = [f"{some or _all(page.count)} from {printable(options.folder)}"]
     if some and (options.start or options.limit):
-        read_to = min(page.count, options.start + options.limit) if options.limit else page.count
-        lines.append(f"numbers {options.start} to {read_to - 1}")
+        last = (min(page.count, options.start + options.limit) if options.limit else page.count) - 1
+        one = options.start == last
+        lines.append(f"number {last}" if one else f"numbers {options.start} to {last}")
     if page.problems:
         lines += ["", *page.problems[:_SHOWN]]
         if len(page.problems) > _SHOWN:

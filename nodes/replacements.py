@@ -40,8 +40,10 @@ def _renamed(**old_by_new: str) -> list[dict[str, Any]]:
 
 REPLACEMENTS: tuple[dict[str, Any], ...] = (
     {
-        # With an image connected. A folder of images is not a node's work here, and without the image the
-        # replaced node says that it lacks one. The sampling of "random_prompt: always" had no seed.
+        # With an image connected. One with a folder instead becomes two of ours in the browser: before this
+        # replacement, web/js/oldFolders.js puts a node that loads the folder in front of it. On the server,
+        # which cannot do that, the replaced node says that it lacks an image. The sampling of
+        # "random_prompt: always" had no seed.
         "old_node_id": "Miaoshouai_Tagger",
         "new_node_id": "PromptGenTagger",
         "old_widget_ids": [
@@ -60,6 +62,17 @@ REPLACEMENTS: tuple[dict[str, Any], ...] = (
         ),
         # images, filenames, captions, folder_path, batch_size -> caption, tags
         "output_mapping": [{"old_idx": 2, "new_idx": 0}],
+    },
+    {
+        # Ours knows its modes by the same names. A caption file is called after its image, without a prefix.
+        "old_node_id": "Miaoshouai_SaveTags",
+        "new_node_id": "PromptGenSaveCaptions",
+        "old_widget_ids": ["save_folder", "filename_prefix", "mode"],
+        "input_mapping": _renamed(
+            captions="captions", filenames="filenames", folder="save_folder", mode="mode"
+        ),
+        # captions -> saved captions, paths
+        "output_mapping": [{"old_idx": 0, "new_idx": 0}],
     },
     {
         # What becomes of the analysis and of a missing part is left to our defaults: the analysis does not

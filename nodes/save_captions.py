@@ -82,7 +82,11 @@ class PromptGenSaveCaptions(io.ComfyNode):
                 ),
             ],
             outputs=[
-                text_output("saved_captions", is_output_list=True, tooltip="The texts as they came, one per file name."),
+                text_output(
+                    "saved_captions",
+                    is_output_list=True,
+                    tooltip="The texts as they came, one per file name.",
+                ),
                 text_output(
                     "paths",
                     is_output_list=True,

@@ -34,6 +34,7 @@ from .comfyui_host import Host
 from .helpers_dev import ROOT
 
 TAGGER, FLUX, ANALYZER = "Miaoshouai_Tagger", "Miaoshouai_Flux_CLIPTextEncode", "Miaoshouai_Caption_Analyzer"
+SAVER = "Miaoshouai_SaveTags"
 MODELS = {
     "promptgen_base_v1.5": "Florence-2-base-PromptGen-v1.5",
     "promptgen_large_v1.5": "Florence-2-large-PromptGen-v1.5",
@@ -64,27 +65,36 @@ WIDGETS: dict[str, dict[str, Any]] = {
         "suffix_caption": "",
         "replace_tags": "replace_tags eg:search1:replace1;search2:replace2",
     },
+    SAVER: {"save_folder": "Your save directory", "filename_prefix": "", "mode": "overwrite"},
     FLUX: {"guidance": 3.5},
     ANALYZER: {"subject_index": 0, **dict.fromkeys(FIELDS, False)},
 }
 # Old node -> inputs that are always connected where the node is used with an image.
-LINKS = {TAGGER: ["images"], FLUX: ["clip", "caption"], ANALYZER: ["analyze"]}
+LINKS = {
+    TAGGER: ["images"],
+    SAVER: ["filenames", "captions"],
+    FLUX: ["clip", "caption"],
+    ANALYZER: ["analyze"],
+}
 OUTPUTS = {
     TAGGER: ["images", "filenames", "captions", "folder_path", "batch_size"],
+    SAVER: ["captions"],
     FLUX: ["CONDITIONING", "EMPTY CONDITIONING", "t5xxl", "clip_l", "analyze"],
     ANALYZER: ["selected analyze"],
 }
 # What has no counterpart in ours, each with its reason.
 LEFT_OUT = {
     TAGGER: {
-        "folder_path": "folders are not this node's work",
+        "folder_path": "folders are loaded by a node of their own, see web/js/oldFolders.js",
         "random_prompt": "sampling without a seed",
     },
+    SAVER: {"filename_prefix": "a caption file is called after its image"},
     FLUX: {},
     ANALYZER: {"subject_index": "theirs counts from 1, and 0 is all subjects"},
 }
 LEFT_OUT_OUTPUTS = {
     TAGGER: {"images", "filenames", "folder_path", "batch_size"},
+    SAVER: set(),
     FLUX: set(),
     ANALYZER: set(),
 }
@@ -201,15 +211,16 @@ def old_node(kind: str, links: Mapping[str, list[Any]], **values: Any) -> dict[s
 # The table --------------------------------------------------------------------------------
 
 
-def test_the_three_nodes_are_replaced(table: dict[str, SimpleNamespace]) -> None:
+def test_the_nodes_are_replaced(table: dict[str, SimpleNamespace]) -> None:
     assert {old: replacement.new_node_id for old, replacement in table.items()} == {
         TAGGER: "PromptGenTagger",
+        SAVER: "PromptGenSaveCaptions",
         FLUX: "PromptGenFluxTextEncode",
         ANALYZER: "PromptGenAnalyzer",
     }
 
 
-@pytest.mark.parametrize("old", [TAGGER, FLUX, ANALYZER])
+@pytest.mark.parametrize("old", [TAGGER, SAVER, FLUX, ANALYZER])
 def test_every_old_widget_has_a_place_and_a_use_or_a_reason(
     table: dict[str, SimpleNamespace], old: str
 ) -> None:
@@ -218,7 +229,7 @@ def test_every_old_widget_has_a_place_and_a_use_or_a_reason(
     assert used == {*WIDGETS[old], *LINKS[old]} - set(LEFT_OUT[old])
 
 
-@pytest.mark.parametrize("old", [TAGGER, FLUX, ANALYZER])
+@pytest.mark.parametrize("old", [TAGGER, SAVER, FLUX, ANALYZER])
 def test_every_new_name_is_in_the_schema(table: dict[str, SimpleNamespace], old: str) -> None:
     schema = SCHEMAS[table[old].new_node_id]
     kept_for_the_server = {"analyze"} if old == ANALYZER else set()
@@ -229,7 +240,7 @@ def test_every_new_name_is_in_the_schema(table: dict[str, SimpleNamespace], old:
         assert set(mapping) in ({"new_id", "old_id"}, {"new_id", "set_value"})
 
 
-@pytest.mark.parametrize("old", [TAGGER, FLUX, ANALYZER])
+@pytest.mark.parametrize("old", [TAGGER, SAVER, FLUX, ANALYZER])
 def test_every_old_output_leads_to_one_of_ours_or_has_none(
     table: dict[str, SimpleNamespace], old: str
 ) -> None:
@@ -251,6 +262,7 @@ def test_outputs_lead_where_they_should(table: dict[str, SimpleNamespace]) -> No
     }
     assert names == {
         TAGGER: {"captions": "caption"},
+        SAVER: {"captions": "saved captions"},
         FLUX: {
             "CONDITIONING": "conditioning",
             "EMPTY CONDITIONING": "empty conditioning",
@@ -315,6 +327,12 @@ def test_a_saved_tagger_in_the_browser(table: dict[str, SimpleNamespace]) -> Non
 def test_a_saved_flux_encoder_in_the_browser(table: dict[str, SimpleNamespace]) -> None:
     names = SCHEMAS["PromptGenFluxTextEncode"]["inputs"]
     assert in_the_browser(table[FLUX], [4.5], names) == {"guidance": 4.5}
+
+
+def test_a_saved_saver_in_the_browser(table: dict[str, SimpleNamespace]) -> None:
+    names = SCHEMAS["PromptGenSaveCaptions"]["inputs"]
+    widgets = in_the_browser(table[SAVER], ["/data/set", "x_", "append"], names)
+    assert widgets == {"folder": "/data/set", "mode": "append"}
 
 
 @pytest.mark.parametrize("index", range(len(FIELDS)))
@@ -411,7 +429,7 @@ def test_the_tagger_takes_every_old_instruction(
 def test_hosts_are_told(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
     host = FakeComfyUI(waits=waits)
     asyncio.run(use(host, monkeypatch).register_replacements())
-    assert [replacement.old_node_id for replacement in host.registered] == [TAGGER, FLUX, ANALYZER]
+    assert [replacement.old_node_id for replacement in host.registered] == [TAGGER, SAVER, FLUX, ANALYZER]
     for replacement in host.registered:
         json.dumps(vars(replacement))  # the page is sent it
 

@@ -14,6 +14,7 @@ const TAGGER_START = ["model", "folder_path", "caption_method", "max_new_tokens"
 const TAGGER_LINKS = ["filenames", "captions"];
 const TAGGER_END = ["prefix_caption", "suffix_caption", "replace_tags"];
 const TAGGER_SEED = [SEED, "control_after_generate"];
+const SAVER = ["save_folder", "filename_prefix", "mode"];
 const ANALYZER = [
   "subject_index",
   ...["camera_angle", "art_style", "location", "text", "distance_to_camera", "background", "position_in_image"],
@@ -29,6 +30,7 @@ const ORDERS = {
     [...TAGGER_START, ...TAGGER_SEED, ...TAGGER_END],
     [...TAGGER_START, ...TAGGER_SEED, ...TAGGER_LINKS, ...TAGGER_END],
   ],
+  Miaoshouai_SaveTags: [SAVER, [...TAGGER_LINKS, ...SAVER]],
   Miaoshouai_Flux_CLIPTextEncode: [["guidance"], ["caption", "guidance"]],
   Miaoshouai_Caption_Analyzer: [ANALYZER, ["analyze", ...ANALYZER]],
 };
