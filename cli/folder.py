@@ -342,7 +342,7 @@ def folder(
 def _captioner(
     devices: str | None, flags: AnswerFlags, options: RunOptions, *, fetch: bool
 ) -> tuple[Captioner, Workers | None]:
-    """Who captions: one in this process, or workers of whose checkpoint it is told.
+    """Who captions: a captioner in this process, or workers, with one that only tells of what they have.
 
     Raises:
         UsageError: a device or the number format is not to be had.
@@ -350,6 +350,7 @@ def _captioner(
     """
     if devices is None:
         return flags.captioner(fetch=fetch), None
+    from ..captioning import Captioner
     from ..captioning.runs.workers import WorkerProcesses
 
     captioners = captioners_on(devices, flags)
@@ -363,7 +364,9 @@ def _captioner(
         dtype=flags.precision(),
         batch_size=flags.batch_size,
     )
-    return captioners[0], workers
+    every_device = ", ".join(captioner.device for captioner in captioners)
+    every_dtype = ", ".join(dict.fromkeys(captioner.dtype for captioner in captioners))
+    return Captioner(flags.model, device=every_device, dtype=every_dtype), workers
 
 
 def _columns(values: Sequence[str], flags: AnswerFlags) -> tuple[Column, ...]:
