@@ -1,139 +1,91 @@
-"""The threads of a run: bounded, in order, and no failure is lost."""
+"""The threads ahead of the device and behind it, and how much they hold."""
 
 from __future__ import annotations
 
-import itertools
-import threading
+import io
+import os
+import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from promptgen.captioning.runs.flow import Ahead, Behind
+from promptgen.captioning.runs.records import Item
+from promptgen.captioning.runs.sources import find_items
+from promptgen.captioning.runs.sources.patient import held_bytes
+
+SIZE = 10_000  # bytes of each picture in a shard
 
 
-def given(ahead: Ahead[int]) -> list[int]:
-    return [thing for thing in ahead if thing is not None]
+@pytest.fixture(params=[".tar", ".tar.gz"])
+def shard(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """One hundred pictures, as far as a search can tell."""
+    path = tmp_path / f"shard{request.param}"
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for number in range(100):
+            member = tarfile.TarInfo(f"{number:03d}.jpg")
+            member.size = SIZE
+            archive.addfile(member, io.BytesIO(os.urandom(SIZE)))
+    return path
 
 
-def wait_for(condition: object, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def stays_at(count: Callable[[], int], number: int) -> bool:
+    """Whether it comes to this number, and does not go on."""
+    due = time.monotonic() + 30
+    while count() < number and time.monotonic() < due:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    return count() == number
 
 
-# Ahead --------------------------------------------------------------------------------------
+def test_pictures_of_a_compressed_shard_are_held_up_to_a_number_of_bytes(shard: Path) -> None:
+    found: list[str] = []
+
+    def items() -> Iterator[Item]:
+        for item in find_items([str(shard)], on_problem=lambda name, reason: None):
+            found.append(item.name)
+            yield item
+
+    ahead = Ahead(items(), size=50, weigh=lambda item: held_bytes(item.open), held=5 * SIZE)
+    with closing(ahead):
+        # one more has been found, and waits for its place
+        assert stays_at(lambda: len(found), 6 if shard.suffix == ".gz" else 51)
+        given = [item for item in ahead if item is not None]
+    assert [item.name for item in given] == found
+    assert len(given) == 100
+    for item in given:
+        with item.open() as file:
+            assert len(file.read()) == SIZE
 
 
-def test_things_come_in_order() -> None:
-    assert given(Ahead(iter(range(1000)), size=7)) == list(range(1000))
+def test_what_is_larger_than_the_bound_comes_alone() -> None:
+    begun = []
 
-
-def test_no_more_is_asked_for_than_fits() -> None:
-    asked: list[int] = []
-
-    def count() -> Iterator[int]:
-        for number in itertools.count():
-            asked.append(number)
+    def things() -> Iterator[int]:
+        for number in range(5):
+            begun.append(number)
             yield number
 
-    ahead = Ahead(count(), size=5)
-    wait_for(lambda: len(asked) == 6)  # five wait, one is held
-    time.sleep(0.15)
-    assert len(asked) == 6
-    assert next(thing for thing in ahead if thing is not None) == 0
-    wait_for(lambda: len(asked) == 7)
-    ahead.close()
-    assert len(asked) == 7
+    ahead = Ahead(things(), weigh=lambda number: 1000, held=10)
+    with closing(ahead):
+        assert stays_at(lambda: len(begun), 2)
+        assert [thing for thing in ahead if thing is not None] == [0, 1, 2, 3, 4]
 
 
-def test_a_failure_comes_after_what_was_given_before() -> None:
-    def failing() -> Iterator[int]:
-        yield 1
-        yield 2
-        raise OSError("the share is gone")
+def test_records_wait_for_the_disk_where_they_hold_much() -> None:
+    written: list[int] = []
+    taken = []
 
-    things = (thing for thing in Ahead(failing()) if thing is not None)
-    assert [next(things), next(things)] == [1, 2]
-    with pytest.raises(OSError, match="the share is gone"):
-        next(things)
+    def write(group: Sequence[int]) -> None:
+        time.sleep(0.1)
+        written.extend(group)
 
-
-def test_who_waits_is_told_that_there_is_nothing_yet() -> None:
-    go_on = threading.Event()
-
-    def slow() -> Iterator[int]:
-        go_on.wait()
-        yield 1
-
-    things = iter(Ahead(slow()))
-    assert next(things) is None
-    go_on.set()
-    assert [thing for thing in things if thing is not None] == [1]
-
-
-# Behind -------------------------------------------------------------------------------------
-
-
-def test_everything_is_written_in_order_in_groups() -> None:
-    groups: list[Sequence[int]] = []
-    behind = Behind(groups.append, group=4, seconds=60)
-    for number in range(10):
+    behind: Behind[int] = Behind(write, group=1, weigh=lambda number: 10, held=30)
+    for number in range(12):
         behind.put(number)
+        taken.append(number - len(written))
     behind.finish()
-    assert groups == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-
-def test_a_group_does_not_wait_for_ever() -> None:
-    groups: list[Sequence[int]] = []
-    behind = Behind(groups.append, group=100, seconds=0.05)
-    behind.put(1)
-    wait_for(lambda: groups == [[1]])
-    behind.finish()
-    assert groups == [[1]]
-
-
-def test_who_is_faster_than_the_disk_waits() -> None:
-    go_on = threading.Event()
-    done: list[int] = []
-
-    def write(group: Sequence[int]) -> None:
-        go_on.wait(10)
-
-    def give() -> None:
-        for number in range(10):
-            behind.put(number)
-            done.append(number)
-
-    behind = Behind(write, size=2, group=1)
-    giver = threading.Thread(target=give)
-    giver.start()
-    wait_for(lambda: len(done) == 3)  # one is being written, two wait
-    time.sleep(0.15)
-    assert len(done) == 3
-    go_on.set()
-    giver.join(10)
-    assert len(done) == 10
-    behind.finish()
-
-
-def test_a_failed_write_is_told_at_the_next_put_and_at_the_end() -> None:
-    written: list[Sequence[int]] = []
-
-    def write(group: Sequence[int]) -> None:
-        written.append(group)
-        raise OSError("disk full")
-
-    behind = Behind(write, group=1)
-    behind.put(1)
-    wait_for(lambda: written)
-    with pytest.raises(OSError, match="disk full"):
-        give_until_it_fails(behind)
-    with pytest.raises(OSError, match="disk full"):
-        behind.finish()
-    assert written == [[1]]
-
-
-def give_until_it_fails(behind: Behind[int]) -> None:
-    while True:
-        behind.put(2)
+    assert written == list(range(12))
+    assert max(taken) <= 5  # three wait, one is written, one has just been taken

@@ -1,6 +1,7 @@
 """The two threads beside the device: one looks for pictures ahead of it, one writes behind it.
 
-Both are bounded: whoever is too fast waits, so memory does not grow with the number of pictures.
+Both are bounded, by number and by what is held in memory: whoever is too fast waits, so memory does not grow
+with the number of pictures.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Thing = TypeVar("Thing")
 
 AHEAD = 256  # pictures found and not yet asked for
 BEHIND = 256  # records answered and not yet written
+HELD = 256 * 2**20  # bytes of pictures held in memory from which on nothing is added, ahead and behind each
 GROUP = 32  # records written, and made safe, together
 GROUP_SECONDS = 1.0  # the longest that the first of a group waits for others
 
@@ -22,12 +24,55 @@ _POLL = 0.1  # seconds between looks at whether the other side still lives
 _END = object()
 
 
-class Ahead(Generic[Thing]):
-    """What an iterator gives, asked for by a thread of its own, at most ``size`` ahead."""
+def _nothing(_: object) -> int:
+    return 0
 
-    def __init__(self, things: Iterator[Thing], *, size: int = AHEAD) -> None:
+
+class _Weighed(queue.Queue[object]):
+    """A queue that is also full when what it has weighs ``most``."""
+
+    def __init__(self, size: int, weigh: Callable[[Any], int], most: int) -> None:
+        super().__init__(size)
+        self._weigh = weigh
+        self._most = most
+        self._weight = 0
+
+    def _put(self, item: object) -> None:
+        super()._put(item)
+        self._weight += self._weight_of(item)
+
+    def _get(self) -> object:
+        item = super()._get()
+        self._weight -= self._weight_of(item)
+        return item
+
+    def _qsize(self) -> int:
+        """What the queue asks to know whether it is full, or empty."""
+        count = super()._qsize()
+        return self.maxsize if count and self._weight >= self._most else count
+
+    def _weight_of(self, item: object) -> int:
+        return 0 if item is _END else self._weigh(item)
+
+
+class Ahead(Generic[Thing]):
+    """What an iterator gives, asked for by a thread of its own, at most ``size`` ahead.
+
+    Args:
+        weigh: bytes that a thing holds in memory.
+        held: nothing is added once those that wait hold so many.
+    """
+
+    def __init__(
+        self,
+        things: Iterator[Thing],
+        *,
+        size: int = AHEAD,
+        weigh: Callable[[Thing], int] = _nothing,
+        held: int = HELD,
+    ) -> None:
         self._things = things
-        self._queue: queue.Queue[object] = queue.Queue(size)
+        self._queue = _Weighed(size, weigh, held)
         self._failure: BaseException | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fetch, name="promptgen-find", daemon=True)
@@ -80,6 +125,10 @@ class Behind(Generic[Thing]):
 
     A group is what came within a second, at most 32 things. If ``write`` fails, nothing more is written, and
     the failure is raised in the next :meth:`put`, and in :meth:`finish`.
+
+    Args:
+        weigh: bytes that a thing holds in memory.
+        held: nothing is taken once those that wait hold so many.
     """
 
     def __init__(
@@ -89,11 +138,13 @@ class Behind(Generic[Thing]):
         size: int = BEHIND,
         group: int = GROUP,
         seconds: float = GROUP_SECONDS,
+        weigh: Callable[[Thing], int] = _nothing,
+        held: int = HELD,
     ) -> None:
         self._write = write
         self._group = group
         self._seconds = seconds
-        self._queue: queue.Queue[object] = queue.Queue(size)
+        self._queue = _Weighed(size, weigh, held)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="promptgen-write", daemon=True)
         self._thread.start()

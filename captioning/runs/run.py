@@ -27,6 +27,7 @@ from .report import check_report_place, write_report
 from .selection import Left, Selection
 from .settings import settings_digest
 from .sources import find_items
+from .sources.patient import held_bytes
 from .stored_journal import is_journal_there, open_journal
 from .stores import Place
 from .workers import InProcess, Waiting, Workers
@@ -191,7 +192,7 @@ class FolderRun:
             stack.callback(writer.close)
             writer.start()
             selection = Selection(journal, outputs, fresh, late, options.retry_errors)
-            behind: Behind[Record] = Behind(writer.write)
+            behind: Behind[Record] = Behind(writer.write, weigh=_held)
             try:
                 self._caption(selection, behind)
             finally:  # whatever has happened, what was answered is written
@@ -304,7 +305,7 @@ class FolderRun:
 
     def _caption(self, selection: Selection, behind: Behind[Record]) -> None:
         """Caption what is chosen, and hand it on to be written."""
-        work = Ahead(selection.choose(self._items(self._tell), self._left))
+        work = Ahead(selection.choose(self._items(self._tell), self._left), weigh=_held)
         with (
             closing(work),
             closing(self._workers.answer(self._given(work, behind), self._stopping)) as records,
@@ -387,6 +388,10 @@ def places_of(options: RunOptions) -> Iterator[str]:
     yield from (str(output.place(form)) for form in output.files)
     if output.embed:
         yield "within the images"
+
+
+def _held(thing: Item | Record) -> int:
+    return held_bytes(thing.open)
 
 
 def _ignore(name: str, reason: str) -> None:

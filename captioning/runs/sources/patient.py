@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 from collections.abc import Callable
 from io import FileIO
@@ -69,6 +70,12 @@ def bytes_as_file(data: bytes, name: str) -> BinaryIO:
     file = NamedBytes(data)
     file.name = name
     return file
+
+
+def held_bytes(opener: Callable[[], BinaryIO] | None) -> int:
+    """Bytes that what opens a picture holds in memory: of a picture that could not be left where it is."""
+    is_held = isinstance(opener, functools.partial) and opener.func is bytes_as_file
+    return len(opener.args[0]) if is_held else 0  # type: ignore[union-attr]
 
 
 class _PatientFile(io.RawIOBase):
