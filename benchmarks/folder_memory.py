@@ -55,8 +55,9 @@ class _Watch:
         if not resident:  # it has ended
             return
         for step in self.steps:
-            if done >= step:
-                self.resident.setdefault(step, resident)
+            if done >= step and step not in self.resident:
+                self.resident[step] = resident
+                print(f"{step:>9} images: {resident / 1e6:.1f} MB", file=sys.stderr, flush=True)
         self.last = resident
         if self.resident:
             self.most = max(self.most, resident)
