@@ -67,7 +67,7 @@ def connected(address: str | None) -> Iterator[Any]:
                 address=place,
                 log_to_driver=False,  # what workers log comes with their answers
                 logging_level=logging.CRITICAL,
-                **({"include_dashboard": False} if place == "local" else {}),
+                include_dashboard=False if place == "local" else None,
             )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

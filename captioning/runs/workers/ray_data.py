@@ -24,6 +24,7 @@ from ..sources.patient import bytes_as_file
 from .ray_cluster import Share, check_machines, connected, first_line, share_of
 from .ray_manifest import Manifest
 from .ray_stages import PACKAGE, Answer, Captioning, ClusterError, Task, chunk_numbers, fail, read_chunk
+from .suspects import MOST_DEATHS
 from .telling import OnceTold
 
 if TYPE_CHECKING:
@@ -175,8 +176,10 @@ class _Flow:
             if answer is not None:
                 yield from self._records_of(answer)
             elif waits:
-                self._look_after_machines()
                 yield None
+            if self._execution.has_lost_machine():
+                self._send_again()
+        self._execution.end()
         if self._failure is not None:
             raise self._failure
 
@@ -187,30 +190,19 @@ class _Flow:
         try:
             item = next(items)
         except StopIteration:
-            self._end()
-            return False
+            item, self._ended = None, True
         except Exception as error:  # noqa: BLE001 - raised when what came before is answered
-            self._failure = error
-            self._end()
-            return False
+            item, self._ended, self._failure = None, True, error
         if item is not None:
             self._coming.append(item)
         if self._coming and (item is None or len(self._coming) == self._size):
             self._send(_Chunk(self._coming))
             self._unanswered += 1
             self._coming = []
-        return True
+        return not self._ended
 
     def _send(self, chunk: _Chunk) -> None:
         self._under_way[self._execution.give(chunk.items)] = chunk
-
-    def _end(self) -> None:
-        self._ended = True
-        if self._coming:
-            self._send(_Chunk(self._coming))
-            self._unanswered += 1
-            self._coming = []
-        self._execution.end()
 
     def _stop(self) -> None:
         """Begin nothing else."""
@@ -219,8 +211,8 @@ class _Flow:
         self._execution.stop()
 
     def _records_of(self, answer: Answer) -> Iterator[Record]:
-        for record in answer.log:
-            self._told.log(answer.worker, record)
+        for message in answer.log:
+            self._told.log(answer.worker, message)
         if answer.failure is not None:
             raise answer.failure
         chunk = self._under_way.pop(answer.chunk, None)
@@ -228,15 +220,26 @@ class _Flow:
             return
         chunk.is_answered = True
         self._unanswered -= 1
-        for item, record_of_item in zip(chunk.items, answer.records or (), strict=False):
-            yield replace(record_of_item, open=item.open)
+        for item, record in zip(chunk.items, answer.records or (), strict=False):
+            yield _deadly(item) if record is None else replace(record, open=item.open)
 
-    def _look_after_machines(self) -> None:
-        """What was at a machine that is gone is given again: Ray would wait for another machine."""
-        if self._execution.has_lost_machine():
-            for chunk in {id(chunk): chunk for chunk in self._under_way.values()}.values():
-                if not chunk.is_answered and not self._is_stopped:
-                    self._send(chunk)
+    def _send_again(self) -> None:
+        """What was at a machine that is gone has not come back, and Ray would wait for another machine."""
+        for chunk in {id(chunk): chunk for chunk in self._under_way.values()}.values():
+            if not chunk.is_answered:
+                self._send(chunk)
+
+
+def _deadly(item: Item) -> Record:
+    return Record(
+        name=item.name,
+        relative=item.relative,
+        path=item.path,
+        fingerprint=item.fingerprint,
+        error=f"{MOST_DEATHS} worker processes have died with it",
+        open=item.open,
+        url=item.url,
+    )
 
 
 class _Execution:
@@ -271,11 +274,11 @@ class _Execution:
 
     def end(self) -> None:
         """No chunk comes any more."""
-        self._manifest.end.remote(self._given)
+        self._manifest.end.remote()
 
     def stop(self) -> None:
         """Nothing else is to be begun."""
-        self._manifest.stop.remote(self._given)
+        self._manifest.stop.remote()
 
     def next_answer(self, timeout: float) -> Answer | None:
         """One answer; ``None`` if none comes in that time.

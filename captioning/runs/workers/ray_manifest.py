@@ -20,8 +20,9 @@ class Manifest:
     def __init__(self) -> None:
         self._chunks: dict[int, bytes] = {}
         self._given = 0  # chunks, without a gap
-        self._total: int | None = None  # chunks that there will be, once that is known
+        self._ended = False
         self._stopping = False
+        self._reads: Counter[int] = Counter()
         self._starts: Counter[int] = Counter()
         self._starts_alone: Counter[tuple[int, int]] = Counter()
         self._news = asyncio.Condition()
@@ -36,30 +37,34 @@ class Manifest:
         async with self._news:
             self._news.notify_all()
 
-    async def end(self, total: int) -> None:
-        """There will be so many chunks."""
-        self._total = total
+    async def end(self) -> None:
+        """No chunk comes any more, and those that are there are answered."""
+        self._ended = True
         async with self._news:
             self._news.notify_all()
 
-    async def stop(self, total: int) -> None:
-        """There will be so many chunks, and those that are not begun shall not be begun."""
+    async def stop(self) -> None:
+        """Chunks that are not begun shall not be begun."""
         self._stopping = True
-        await self.end(total)
 
     async def given(self, more_than: int) -> int:
-        """How many chunks there are, once there are more than that many, or no others come."""
+        """How many chunks there are, once there are more than that many, or no more come."""
         async with self._news:
-            await self._news.wait_for(lambda: self._given > more_than or self._given == self._total)
+            await self._news.wait_for(lambda: self._given > more_than or self._ended)
         return self._given
 
-    async def content(self, chunk: int) -> bytes | None:
-        """The pictures of a chunk; ``None`` if nothing is to be done about it."""
-        return None if self._stopping and not self._starts[chunk] else self._chunks.get(chunk)
+    async def content(self, chunk: int) -> tuple[bytes | None, int]:
+        """The pictures of a chunk, ``None`` if nothing is to be done about it; and how often they were asked
+        for, with this time.
+        """
+        if not self._is_wanted(chunk):
+            return None, 0
+        self._reads[chunk] += 1
+        return self._chunks[chunk], self._reads[chunk]
 
     async def begin(self, chunk: int) -> int:
         """How often work on a chunk was begun, with this time; 0 if it is not to be begun."""
-        if chunk not in self._chunks or (self._stopping and not self._starts[chunk]):
+        if not self._is_wanted(chunk):
             return 0
         self._starts[chunk] += 1
         return self._starts[chunk]
@@ -69,8 +74,12 @@ class Manifest:
         self._starts_alone[chunk, number] += 1
         return self._starts_alone[chunk, number]
 
+    def _is_wanted(self, chunk: int) -> bool:
+        return chunk in self._chunks and (not self._stopping or self._starts[chunk] > 0)
+
     def _forget(self, chunk: int) -> None:
         self._chunks.pop(chunk, None)
+        self._reads.pop(chunk, None)
         self._starts.pop(chunk, None)
         for key in [key for key in self._starts_alone if key[0] == chunk]:
             del self._starts_alone[key]

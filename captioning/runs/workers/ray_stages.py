@@ -66,7 +66,9 @@ class Answer:
     """What became of a chunk."""
 
     chunk: int
-    records: tuple[Record, ...] | None  # of its pictures, in order; they do not say how to open them
+    # Of its pictures, in order, without saying how to open them; None for one with which too many workers
+    # have died. None for all: the run has not wanted them any more.
+    records: tuple[Record | None, ...] | None
     failure: Exception | None  # why the run cannot go on
     worker: int
     log: tuple[logging.LogRecord, ...]  # what the worker has logged meanwhile
@@ -91,12 +93,17 @@ def chunk_numbers(manifest: Any) -> Iterator[pyarrow.Table]:
 
 
 def read_chunk(row: pyarrow.Table, manifest: Any) -> pyarrow.Table:
-    """The pictures of a chunk, read: as items whose content is in memory."""
+    """The pictures of a chunk, each pickled: as items whose content is in memory.
+
+    If that was tried before, it has cost a process its life, or its result was lost. The items are then
+    handed on as they are: where they are captioned, it is found out which of them is to blame.
+    """
     import ray
 
     chunk = row["chunk"][0].as_py()
-    content = ray.get(manifest.content.remote(chunk))
-    return _row(chunk, [] if content is None else _read(pickle.loads(content)))
+    content, tries = ray.get(manifest.content.remote(chunk))
+    items = [] if content is None else pickle.loads(content)
+    return _row(chunk, [pickle.dumps(item) for item in (_read(items) if tries == 1 else items)])
 
 
 def _read(items: Sequence[Item]) -> list[Item]:
@@ -154,42 +161,37 @@ class Captioning:
         """The :class:`Answer` of a chunk. Called by several threads."""
         chunk = row["chunk"][0].as_py()
         try:
-            records = self._records(chunk, pickle.loads(row["content"][0].as_py()))
+            records = self._records(chunk, row["content"][0])
             answer = Answer(chunk, records, None, self._number, self._logged())
         except Exception as error:  # noqa: BLE001 - it is raised where the run is
             answer = Answer(chunk, None, _portable(error), self._number, self._logged())
         return _row(chunk, answer)
 
-    def _records(self, chunk: int, items: Sequence[Item]) -> tuple[Record, ...] | None:
-        """``None`` if the run does not want them any more."""
+    def _records(self, chunk: int, content: pyarrow.Scalar) -> tuple[Record | None, ...] | None:
+        """See :class:`Answer`."""
         import ray
 
         desk = self._desk()
         starts = ray.get(self._manifest.begin.remote(chunk))
-        if not starts or not items:
+        if not starts:
             return None
+        pickled: list[bytes] = pickle.loads(content.as_py())
+        records: Sequence[Record | None]
         if starts == 1:
             with self._turns.one():
-                records = desk.ask(items)
+                records = desk.ask([pickle.loads(one) for one in pickled])
         else:  # it was at a worker that has died; perhaps it will do it again
             with self._turns.all():
-                records = [self._alone(desk, chunk, number, item) for number, item in enumerate(items)]
-        return tuple(replace(record, open=None) for record in records)
+                records = [self._alone(desk, chunk, *one) for one in enumerate(pickled)]
+        return tuple(record and replace(record, open=None) for record in records)
 
-    def _alone(self, desk: Desk, chunk: int, number: int, item: Item) -> Record:
+    def _alone(self, desk: Desk, chunk: int, number: int, pickled: bytes) -> Record | None:
         import ray
 
         starts = ray.get(self._manifest.begin_alone.remote(chunk, number))
-        if starts < MOST_DEATHS:  # with the death that has brought it here
-            return desk.ask([item])[0]
-        return Record(
-            name=item.name,
-            relative=item.relative,
-            path=item.path,
-            fingerprint=item.fingerprint,
-            error=f"{MOST_DEATHS} worker processes have died with it",
-            url=item.url,
-        )
+        if starts >= MOST_DEATHS:  # with the death that has brought it here
+            return None
+        return desk.ask([pickle.loads(pickled)])[0]
 
     def _desk(self) -> Desk:
         with self._making:
@@ -279,7 +281,7 @@ def _collected_log(level: int) -> SimpleQueue[logging.LogRecord]:
     logging.captureWarnings(True)
     for name in (PACKAGE, "py.warnings"):
         logger = logging.getLogger(name)
-        logger.handlers = [logging.handlers.QueueHandler(records)]  # type: ignore[arg-type]
+        logger.handlers = [logging.handlers.QueueHandler(records)]
         logger.propagate = False
     logging.getLogger(PACKAGE).setLevel(level)
     return records
