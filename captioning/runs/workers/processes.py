@@ -94,7 +94,9 @@ class WorkerProcesses:
                 wrong with a device, such as too little memory, is raised if no other device is left.
         """
         for first in items:  # no process is started for nothing
-            if first is not None or stopping():
+            if stopping():
+                return
+            if first is not None:
                 break
             yield None
         else:
