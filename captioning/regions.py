@@ -15,7 +15,7 @@ formed, and differs from it on purpose where that loses what the model said or m
 * ``<loc_1000>`` and beyond are no coordinates: everything lies within the image.
 * The corners of a box are in order: left before right, top before bottom.
 * Surplus coordinates, fewer than a place takes, are left out alone; of a text's quads all the others stay,
-  and the next text does not begin with them.
+  and the next label does not begin with them.
 * Places with no label get an empty one; those of proposals and outlines keep theirs if there is one.
 * A text may have several quads, and quads are kept however small they are.
 * Whether a label has boxes or outlines is seen label by label, not once for the whole answer.
@@ -39,6 +39,7 @@ from .errors import InstructionError
 from .instructions import AnswerKind
 
 __all__ = [
+    "EMPTY_PHRASES",
     "LOCATION_BINS",
     "Placed",
     "Region",
@@ -68,7 +69,7 @@ _ANY_TOKEN = re.compile(rf"{_LOCATION}|(?P<break><poly>|</poly>|<sep>)|(?P<ignor
 # Phrases of a caption that stand for nothing by themselves, as the published checkpoints' configuration has
 # them (``banned_grounding_tokens``).
 # fmt: off
-_EMPTY_PHRASES = {
+EMPTY_PHRASES = {
     "it", "I", "me", "mine", "you", "your", "yours", "he", "him", "his", "she", "her", "hers", "they",
     "them", "their", "theirs", "one", "oneself", "we", "us", "our", "ours", "its", "myself", "yourself",
     "himself", "herself", "itself", "ourselves", "yourselves", "themselves", "this", "that", "these",
@@ -168,7 +169,7 @@ def parse_placed(
         else:
             placed.extend(_cornered(phrase, image_size, 8 if kind is AnswerKind.OCR_REGIONS else 4))
     if kind is AnswerKind.PHRASES:
-        placed = [one for one in placed if one.region.label not in _EMPTY_PHRASES] or placed
+        placed = [one for one in placed if one.region.label not in EMPTY_PHRASES] or placed
     return tuple(placed)
 
 
