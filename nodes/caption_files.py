@@ -54,18 +54,23 @@ class SaveOptions:
 class Saved:
     """What became of the captions."""
 
+    folder: str = ""  # that was named
     written: list[str] = field(default_factory=list)  # paths
     kept: list[str] = field(default_factory=list)  # files with captions that were left as they are
     problems: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """For the node's face."""
-        parts = [_listed(_files(len(self.written), "written"), self.written)]
+        place = f" in {self.folder}" if self.folder else ""
+        parts = [_listed(_files(len(self.written), f"written{place}"), self._short(self.written))]
         if self.kept:
-            parts.append(_listed(_files(len(self.kept), "kept as they were"), self.kept))
+            parts.append(_listed(_files(len(self.kept), "kept as they were"), self._short(self.kept)))
         if self.problems:
             parts.append(_listed(f"{len(self.problems)} not written:", self.problems))
         return "\n\n".join(parts)
+
+    def _short(self, paths: Sequence[str]) -> list[str]:
+        return [os.path.relpath(path, self.folder) if self.folder else path for path in paths]
 
 
 class CaptionFiles:
@@ -75,7 +80,7 @@ class CaptionFiles:
         self._options = options
         self._existing = Existing(options.existing)
         self._same_stem = SameStem(options.same_stem)
-        self._saved = Saved()
+        self._saved = Saved(options.folder)
         self._sidecars = Sidecars(
             [Column(_INSTRUCTION, options.extension)],
             folder=None,
@@ -234,4 +239,4 @@ def _files(count: int, what: str) -> str:
 
 def _listed(heading: str, lines: Sequence[str]) -> str:
     more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return "\n".join([heading, *map(printable, lines[:_SHOWN]), *more])
+    return printable("\n".join([heading, *lines[:_SHOWN], *more]))

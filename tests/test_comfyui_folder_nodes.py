@@ -345,7 +345,7 @@ def test_load_tag_save_gives_the_files_of_the_command_line(host: Host, tmp_path:
     assert entry.texts("captions") == entry.texts("2")
     names = ["one.txt", "two.txt", "sub/three.txt"]
     assert [Path(path) for path in entry.texts("paths")] == [ours / name for name in names]
-    assert entry.texts("3")[0].startswith("3 caption files written:\n")
+    assert entry.texts("3")[0].startswith("3 caption files written in ")
     assert not [path for path in ours.rglob("*") if path.name.startswith(".")]
 
 
@@ -373,7 +373,7 @@ def test_what_becomes_of_captions_that_are_there(
     draw(tmp_path / "c.png")  # it runs again, and the text is not put there twice
     (shown,) = succeeded(host.run(prompt)).texts("2")
     assert written(tmp_path, "caption") == {"a.caption": after, "b.caption": "new\n", "c.caption": "new\n"}
-    assert shown.startswith("1 caption file written:\n")
+    assert shown.startswith("1 caption file written in ")
     assert "2 caption files kept as they were:" in shown
 
 
@@ -543,3 +543,71 @@ def test_each_run_goes_on_with_the_next_page(editor: Editor, tmp_path: Path) -> 
     )
     editor.picture("folder-nodes")
     assert editor.complaints == []
+
+
+def old_tagger(folder: str, images: int | None = None) -> dict[str, Any]:
+    outputs = ["images", "filenames", "captions", "folder_path", "batch_size"]
+    links = {"images": [5], "filenames": [6], "captions": [7]}
+    return {
+        "id": 4,
+        "type": "Miaoshouai_Tagger",
+        "pos": [500, 100],
+        "inputs": [{"name": "images", "type": "IMAGE", "link": images}],
+        "outputs": [{"name": name, "type": "*", "links": links.get(name)} for name in outputs],
+        "widgets_values": ["promptgen_base_v2.0", folder, "mixed", 1024, 4, "never", "", "", ""],
+    }
+
+
+@pytest.mark.comfyui
+@pytest.mark.slow
+def test_an_old_tagger_with_a_folder_gets_a_node_that_loads_it(editor: Editor) -> None:
+    place = f"/extensions/{editor.host.checkout.dev.PACK_NAME}/js/oldFolders.js"
+    code = """async ([place, workflow, installed]) => {
+        const { addFolderNodes } = await import(place);
+        addFolderNodes(workflow, () => installed);
+        return workflow;
+    }"""
+
+    def opened(tagger: dict[str, Any], installed: bool = False) -> dict[str, Any]:
+        links = [[5, 4, 0, 8, 0, "IMAGE"], [6, 4, 1, 9, 0, "STRING"], [7, 4, 2, 9, 1, "STRING"]]
+        subgraph = {
+            "nodes": [old_tagger("/in/a/subgraph")],
+            "state": {"lastNodeId": 6, "lastLinkId": 6},
+            "links": [
+                {"id": 6, "origin_id": 4, "origin_slot": 4, "target_id": 5, "target_slot": 0, "type": "INT"}
+            ],
+        }
+        workflow = {"last_node_id": 9, "last_link_id": 7, "nodes": [tagger], "links": links}
+        result: dict[str, Any] = editor.js(
+            code, [place, {**workflow, "definitions": {"subgraphs": [subgraph]}}, installed]
+        )
+        return result
+
+    new = opened(old_tagger("/data/x"))
+    tagger, loader = new["nodes"]
+    assert (loader["type"], loader["id"]) == ("PromptGenLoadFolder", 10)
+    values = dict(zip(("folder", "pattern", "recursive"), loader["widgets_values"], strict=False))
+    assert values == {"folder": "/data/x", "pattern": "", "recursive": False}
+    assert new["links"] == [
+        [5, 10, 0, 8, 0, "IMAGE"],
+        [6, 10, 2, 9, 0, "STRING"],
+        [7, 4, 2, 9, 1, "STRING"],  # captions stay the tagger's
+        [8, 10, 0, 4, 0, "IMAGE"],
+    ]
+    assert tagger["inputs"][0]["link"] == 8
+    slots = editor.host.object_info("PromptGenLoadFolder")
+    assert [slot["name"] for slot in loader["outputs"]] == slots["output_name"]
+    assert [slot["type"] for slot in loader["outputs"]] == slots["output"]
+    inner = new["definitions"]["subgraphs"][0]
+    assert [node["id"] for node in inner["nodes"]] == [4, 7]
+    assert [(link["id"], link["origin_id"], link["origin_slot"]) for link in inner["links"]] == [
+        (6, 7, 5),
+        (7, 7, 0),
+    ]
+    for untouched in (
+        old_tagger("/data/x", images=3),
+        old_tagger("Path to your image folder"),
+        old_tagger(""),
+    ):
+        assert len(opened(untouched)["nodes"]) == 1
+    assert len(opened(old_tagger("/data/x"), installed=True)["nodes"]) == 1

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 FOLDER = ROOT / "example_workflows"
-TAG, ALL, FLUX, EDIT, ANALYSIS = NAMES = (
+TAG, ALL, FLUX, EDIT, ANALYSIS, FOLDER_TAGS, FOLDER_RUN = NAMES = (
     "Tag one image",
     "Caption and tags at once",
     "Flux image to image with a mixed caption",
     "Edit tags",
     "Read an analysis",
+    "Tag a folder",
+    "Caption a folder",
 )
 COMPANION = Path(__file__).parent / "comfyui_companion"
 FLUX_FILES = {"clip_l.safetensors", "t5xxl_fp16.safetensors", "flux1-dev.safetensors", "ae.safetensors"}
@@ -52,6 +54,11 @@ def node_of(workflow: dict[str, Any], kind: str) -> dict[str, Any]:
     return dict(node)
 
 
+def pictures_of(workflow: dict[str, Any]) -> list[str]:
+    """The examples that it loads by name."""
+    return [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "LoadImage"]
+
+
 @pytest.fixture(scope="module")
 def command_line() -> Answers:
     """Ask ``promptgen caption``: picture, instructions and further arguments; instruction -> record."""
@@ -73,7 +80,8 @@ def command_line() -> Answers:
 @pytest.fixture
 def editor(browser: Browser, host: Host) -> Iterator[Editor]:
     for name in NAMES:
-        host.upload(ROOT / "examples" / node_of(read(name), "LoadImage")["widgets_values"][0])
+        for picture in pictures_of(read(name)):
+            host.upload(ROOT / "examples" / picture)
     with open_editor(browser, host) as opened:
         yield opened
 
@@ -150,7 +158,7 @@ def test_each_has_a_picture_and_a_note_that_says_what_demo_is() -> None:
         assert note.startswith(f"**{name}.**")
         assert "only knows drawn shapes" in note
         assert "Florence-2-base-PromptGen-v2.0" in note
-        assert (ROOT / "examples" / node_of(workflow, "LoadImage")["widgets_values"][0]).is_file()
+        assert all((ROOT / "examples" / picture).is_file() for picture in pictures_of(workflow))
         assert "promptgen_text" not in json.dumps(workflow)
         with Image.open(FOLDER / f"{name}.jpg") as picture:
             assert picture.format == "JPEG"
@@ -168,7 +176,7 @@ def test_links_agree_with_the_slots_that_they_join() -> None:
             assert kind in types
             assert types[0] == types[1] or types[1] == "*"
         assert workflow["last_node_id"] == max(nodes)
-        assert workflow["last_link_id"] == max(link[0] for link in workflow["links"])
+        assert workflow["last_link_id"] == max((link[0] for link in workflow["links"]), default=0)
 
 
 @pytest.mark.comfyui
@@ -243,6 +251,56 @@ def test_read_an_analysis(editor: Editor, command_line: Answers) -> None:
     chosen = json.loads(texts(entry, workflow, "PreviewAny")[0])
     assert chosen == {name: subject[name] for name in on}
     keep_picture(editor, ANALYSIS)
+
+
+@pytest.mark.comfyui
+@pytest.mark.slow
+def test_tag_a_folder(editor: Editor, tmp_path: Path) -> None:
+    workflow = open_example(editor, FOLDER_TAGS)
+    assert inputs_of(editor, "PromptGenLoadFolder")["folder"] == "."
+    assert inputs_of(editor, "PromptGenSaveCaptions")["folder"] == "captions"
+    pictures = ["circle-heart-square.png", "news.png", "stop.png", "triangle-heart-turned.jpg"]
+    for name in [*pictures, "star-and-heart.jpg"]:
+        shutil.copy(ROOT / "examples" / name, tmp_path)
+    (tmp_path / "star-and-heart.jpg").rename(tmp_path / "zebra.jpg")  # the first of the second page
+    number = node_of(workflow, "PromptGenLoadFolder")["id"]
+    set_folder = "([id, path]) => { app.graph.getNodeById(id).widgets[0].value = path; }"
+    editor.js(set_folder, [number, str(tmp_path)])
+    entry = run(editor)
+    (tmp_path / "zebra.jpg").unlink()
+    command = [sys.executable, "-m", "promptgen.cli", "folder", str(tmp_path), "--model", "demo"]
+    subprocess.run([*command, "--device", "cpu"], check=True, capture_output=True)
+    expected = {file.name: file.read_text() for file in tmp_path.glob("*.txt")}
+    assert set(expected) == {f"{Path(name).stem}.txt" for name in pictures}
+    written = {file.name: file.read_text() for file in (editor.host.output_dir / "captions").iterdir()}
+    assert written == expected
+    assert texts(entry, workflow, "PromptGenTagger") == [written[name].strip() for name in sorted(written)]
+    assert shown_on(editor, workflow, "PromptGenSaveCaptions").startswith("4 caption files written in ")
+    assert inputs_of(editor, "PromptGenLoadFolder")["start"] == 4
+    editor.js(set_folder, [number, "."])
+    keep_picture(editor, FOLDER_TAGS)
+
+
+@pytest.mark.comfyui
+@pytest.mark.slow
+def test_caption_a_folder(editor: Editor, command_line: Answers, tmp_path: Path) -> None:
+    workflow = open_example(editor, FOLDER_RUN)
+    inputs = inputs_of(editor, "PromptGenCaptionFolder")
+    assert (inputs["folder"], inputs["output_folder"]) == (".", "captions")
+    shutil.copy(ROOT / "examples" / "stop.png", tmp_path)
+    number = node_of(workflow, "PromptGenCaptionFolder")["id"]
+    fill = """([id, values]) => { for (const widget of app.graph.getNodeById(id).widgets) {
+        if (widget.name in values) widget.value = values[widget.name];
+    } }"""
+    editor.js(fill, [number, {"folder": str(tmp_path), "output_folder": ""}])
+    (told,) = texts(run(editor), workflow, "PromptGenCaptionFolder")
+    assert told.startswith("Images: 1 captioned.")
+    answers = command_line("stop.png", "GENERATE_TAGS", "CAPTION")
+    assert (tmp_path / "stop.tags").read_text() == f"{answers['GENERATE_TAGS']['text']}\n"
+    assert (tmp_path / "stop.txt").read_text() == f"{answers['CAPTION']['text']}\n"
+    assert (tmp_path / "report.html").is_file()
+    assert shown_on(editor, workflow, "PromptGenCaptionFolder") == told
+    keep_picture(editor, FOLDER_RUN)
 
 
 @pytest.mark.comfyui
