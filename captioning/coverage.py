@@ -108,7 +108,8 @@ class _Edges(NamedTuple):
         upper, lower = np.where(down[:, None], start, end), np.where(down[:, None], end, start)
         used = (upper[:, 1] < lower[:, 1]) & (lower[:, 1] > window.top) & (upper[:, 1] < window.bottom)
         sign = np.where(down, 1, -1)
-        return cls(*upper[used].T, *lower[used].T, sign[used], number[used])
+        (x0, y0), (x1, y1) = upper[used].T, lower[used].T
+        return cls(x0, y0, x1, y1, sign[used], number[used])
 
     def x_at(self, edge: Integers, y: Floats) -> Floats:
         import numpy as np

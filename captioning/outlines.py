@@ -91,7 +91,8 @@ def _cut(segments: Floats) -> Floats:
 
     start, along = segments[:, :2], segments[:, 2:] - segments[:, :2]
     low, high = (pick(segments[:, 1], segments[:, 3]) for pick in (np.minimum, np.maximum))
-    owners, places = [np.arange(len(segments))] * 2, [np.zeros(len(segments)), np.ones(len(segments))]
+    owners: list[Any] = [np.arange(len(segments))] * 2
+    places: list[Any] = [np.zeros(len(segments)), np.ones(len(segments))]
     for a, b in pairs_across(low, high):
         for one, other in ((a, b), (b, a)):
             # Where the line through the other meets this one; and where the other's ends lie, if on one line.
@@ -208,7 +209,7 @@ def _clip(segment: Floats, low: Floats, high: Floats) -> Floats | None:
 
 
 def _half_plane(depth: Floats, nx: Floats, ny: Floats) -> Floats:
-    """How much of a pixel lies on one side of a line that its middle is ``depth`` inside of; n of length 1."""
+    """How much of a pixel lies on one side of a line, its middle ``depth`` inside of it; n has length 1."""
     import numpy as np
 
     nx, ny = np.abs(nx), np.abs(ny)

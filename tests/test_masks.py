@@ -98,7 +98,7 @@ def test_any_polygons_cover_what_samples_say(shape: list[list[float]]) -> None:
         points = list(zip(ring[::2], ring[1::2], strict=True))
         for (xa, ya), (xb, yb) in zip(points, points[1:] + points[:1], strict=True):
             across = ((ya <= y) & (y < yb)).astype(int) - ((yb <= y) & (y < ya))
-            meets = xa + (y - ya) * (xb - xa) / ((yb - ya) or 1)
+            meets = xa + (y - ya) * (xb - xa) / ((yb - ya) if abs(yb - ya) > 1e-9 else 1)
             winding += across * (meets < x)
         inside |= winding != 0
     samples = inside.reshape(9, steps, 12, steps).mean((1, 3))
