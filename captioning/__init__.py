@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from .instructions import Instruction as Instruction
     from .instructions import find_instruction as find_instruction
     from .instructions import find_instructions as find_instructions
+    from .masks import draw_masks as draw_masks
+    from .masks import iterate_masks as iterate_masks
     from .mixed import MixedParts as MixedParts
     from .mixed import split_mixed as split_mixed
+    from .overlay import draw_overlay as draw_overlay
     from .regions import Region as Region
     from .regions import parse_regions as parse_regions
     from .results import AnalysisResult as AnalysisResult
@@ -53,7 +56,9 @@ _NAMES = {
     "features": ("FeatureCache", "shared_feature_cache"),
     "images": ("as_rgb", "image_extensions", "open_image"),
     "instructions": ("INSTRUCTIONS", "AnswerKind", "Instruction", "find_instruction", "find_instructions"),
+    "masks": ("draw_masks", "iterate_masks"),
     "mixed": ("MixedParts", "split_mixed"),
+    "overlay": ("draw_overlay",),
     "regions": ("Region", "parse_regions"),
     "results": ("AnalysisResult", "Caption", "Mixed", "OcrText", "Regions", "Result", "Tags", "parse_answer"),
     "tags": ("TagOptions", "edit_prose", "edit_tags", "join_tags", "split_tags"),
