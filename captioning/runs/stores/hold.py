@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 BEAT = 10.0  # seconds between two renewals
 PATIENCE = 3.5  # beats without one, after which a run on another machine is taken for dead
 
+_HERE: set[object] = set()  # tokens of what this process holds
+
 
 class HeldError(Exception):
     """Another run is at it. The message says which."""
@@ -50,9 +52,14 @@ class Hold:
             "processes": _processes(),
             "token": uuid.uuid4().hex,
         }
+        _HERE.add(self._own["token"])
         self._beats = 0
         self._released = threading.Event()
-        self._take()
+        try:
+            self._take()
+        except BaseException:
+            _HERE.discard(self._own["token"])
+            raise
         self._thread = threading.Thread(target=self._renew, name="promptgen-hold", daemon=True)
         self._thread.start()
 
@@ -60,6 +67,7 @@ class Hold:
         """Let others in."""
         self._released.set()
         self._thread.join()
+        _HERE.discard(self._own["token"])
         with contextlib.suppress(OSError):  # if it stays, it is taken over by the next run
             remove([self._place.url])
 
@@ -121,7 +129,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         return True
     except (OSError, KeyError, TypeError, ValueError):
         return False
-    return holder["pid"] == os.getpid()  # of an earlier run in this process that ended without releasing it
+    return holder["pid"] == os.getpid() and holder.get("token") not in _HERE
 
 
 def _processes() -> str:
