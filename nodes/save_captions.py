@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .folders import CAPTION_EXTENSIONS, folder_to_write, require_extension
-from .inputs import CATEGORY, require_texts, shown, text_output
+from .inputs import CATEGORY, EXISTING, SAME_STEM, require_texts, shown, text_output
 
 SEPARATOR = ", "
 
@@ -18,8 +18,6 @@ class PromptGenSaveCaptions(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> Any:
-        from ..captioning.runs.outputs import Existing, SameStem
-
         return io.Schema(
             node_id="PromptGenSaveCaptions",
             display_name="Save Captions",
@@ -52,9 +50,9 @@ class PromptGenSaveCaptions(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode",
-                    options=[existing.value for existing in Existing],
+                    options=EXISTING,
                     optional=True,
-                    default=Existing.SKIP.value,
+                    default=EXISTING[0],
                     tooltip="If an image has a caption file: skip keeps it as it is, overwrite replaces it, "
                     "append and prepend put the new text after or before the old one.",
                 ),
@@ -73,9 +71,9 @@ class PromptGenSaveCaptions(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "same_stem",
-                    options=[rule.value for rule in SameStem],
+                    options=SAME_STEM,
                     optional=True,
-                    default=SameStem.ERROR.value,
+                    default=SAME_STEM[0],
                     tooltip="If two images differ in the extension alone, as a.jpg and a.png do, and so ask "
                     "for one file: error writes nothing, full-name calls all files like a.jpg.txt, first "
                     "gives the file to the first of them.",
