@@ -225,8 +225,10 @@ class Events:
                     raise HostError(f"no such event in {timeout} s: {wanted}; there were {kinds}")
 
     def close(self) -> None:
-        self._socket.shutdown()
+        with contextlib.suppress(OSError):  # the host has ended
+            self._socket.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closing does not
         self._thread.join(10)
+        self._socket.shutdown()
 
 
 class Host:
