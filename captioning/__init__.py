@@ -30,15 +30,20 @@ if TYPE_CHECKING:
     from .instructions import find_instructions as find_instructions
     from .masks import draw_masks as draw_masks
     from .masks import iterate_masks as iterate_masks
+    from .mask_boxes import mask_box as mask_box
+    from .mask_boxes import mask_boxes as mask_boxes
     from .mixed import MixedParts as MixedParts
     from .mixed import split_mixed as split_mixed
     from .overlay import draw_overlay as draw_overlay
+    from .region_prompts import boxes_text as boxes_text
     from .regions import Region as Region
     from .regions import parse_regions as parse_regions
     from .results import AnalysisResult as AnalysisResult
     from .results import Caption as Caption
     from .results import Mixed as Mixed
     from .results import OcrText as OcrText
+    from .results import RegionCaption as RegionCaption
+    from .results import RegionOcrText as RegionOcrText
     from .results import Regions as Regions
     from .results import Result as Result
     from .results import Tags as Tags
@@ -57,10 +62,23 @@ _NAMES = {
     "images": ("as_rgb", "image_extensions", "open_image"),
     "instructions": ("INSTRUCTIONS", "AnswerKind", "Instruction", "find_instruction", "find_instructions"),
     "masks": ("draw_masks", "iterate_masks"),
+    "mask_boxes": ("mask_box", "mask_boxes"),
     "mixed": ("MixedParts", "split_mixed"),
     "overlay": ("draw_overlay",),
+    "region_prompts": ("boxes_text",),
     "regions": ("Region", "parse_regions"),
-    "results": ("AnalysisResult", "Caption", "Mixed", "OcrText", "Regions", "Result", "Tags", "parse_answer"),
+    "results": (
+        "AnalysisResult",
+        "Caption",
+        "Mixed",
+        "OcrText",
+        "RegionCaption",
+        "RegionOcrText",
+        "Regions",
+        "Result",
+        "Tags",
+        "parse_answer",
+    ),
     "tags": ("TagOptions", "edit_prose", "edit_tags", "join_tags", "split_tags"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

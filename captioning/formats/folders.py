@@ -113,7 +113,7 @@ class LabelMeWriter(_Folder):
             place = os.path.relpath(picture, folder)
         except ValueError:  # on another drive
             place = str(picture.absolute())
-        data = {
+        data: dict[str, Any] = {
             "version": "5.5.0",
             "flags": {},
             "shapes": [shape for number, region in enumerate(regions) for shape in _shapes(region, number)],
