@@ -107,6 +107,19 @@ def test_any_polygons_cover_what_samples_say(shape: list[list[float]]) -> None:
     assert np.abs(covered - samples).mean() < edges * 0.25 / steps
 
 
+def test_where_edges_cross_within_a_row_of_pixels() -> None:
+    bow_tie, window = np.array([[10, 10], [30, 10], [10, 20.7], [30, 20.7]]), Window(0, 0, *SIZE)
+    assert cover([bow_tie], window).sum() == pytest.approx(2 * 20 * 5.35 / 2, rel=1e-5)
+    across = [
+        np.array([[5, 9.3], [40, 9.3], [40, 12.4], [5, 12.4]]),
+        np.array([[20, 5], [30, 5], [25, 30.0]]),
+    ]
+    beyond = 0.0  # what of the triangle lies above and below the bar, by its width at each height
+    for top, bottom in ((5, 9.3), (12.4, 30)):
+        beyond += (bottom - top) * (10 * (30 - top) / 25 + 10 * (30 - bottom) / 25) / 2
+    assert cover(across, window).sum() == pytest.approx(35 * 3.1 + beyond, rel=1e-5)
+
+
 def test_what_a_polygon_winds_around_twice_is_no_hole() -> None:
     mask = mask_of(polygon(STAR))
     assert mask[20, 30] == 255
