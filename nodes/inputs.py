@@ -29,6 +29,15 @@ PROMPTGEN_INSTRUCTIONS = (
 # start; a test compares them.
 FORMS = ["sidecar", "jsonl", "csv", "parquet", "kohya", "imagefolder", "webdataset"]
 EXISTING = ["skip", "overwrite", "append", "prepend"]
+ORDERS = [
+    "name",
+    "name, last first",
+    "name, by characters",
+    "oldest first",
+    "newest first",
+    "smallest first",
+    "largest first",
+]
 SAME_STEM = ["error", "full-name", "first"]
 UNDERSCORES = ["keep", "spaces", "underscores"]
 

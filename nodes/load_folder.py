@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from .folders import CAPTION_EXTENSIONS, folder_to_read, printable
-from .inputs import CATEGORY, require_texts, shown, text_output
+from .inputs import CATEGORY, ORDERS, require_texts, shown, text_output
 
 if TYPE_CHECKING:
     from .folder_pictures import Page, PageOptions
@@ -26,8 +26,6 @@ class PromptGenLoadFolder(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> Any:
-        from ..captioning.runs.sources.ordered import Order
-
         return io.Schema(
             node_id="PromptGenLoadFolder",
             display_name="Load Image Folder",
@@ -56,9 +54,9 @@ class PromptGenLoadFolder(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sort",
-                    options=[order.value for order in Order],
+                    options=ORDERS,
                     optional=True,
-                    default=Order.NAME.value,
+                    default=ORDERS[0],
                     tooltip="name: image2 before image10, folders after the files beside them. By "
                     "characters: image10 before image2. Oldest and newest go by the last change, smallest "
                     "and largest by the size of the file.",
@@ -176,9 +174,8 @@ def _options(
     from .folder_pictures import PageOptions
 
     require_texts(pattern=pattern)
-    orders = [order.value for order in Order]
-    if sort not in orders:
-        raise ValueError(f"sort is {sort!r:.80}; it takes {', '.join(map(repr, orders))}.")
+    if sort not in ORDERS:
+        raise ValueError(f"sort is {sort!r:.80}; it takes {', '.join(map(repr, ORDERS))}.")
     if extension not in (*CAPTION_EXTENSIONS, NO_CAPTIONS):
         raise ValueError(
             f"extension is {extension!r:.80}; it takes {', '.join([*CAPTION_EXTENSIONS, NO_CAPTIONS])}."

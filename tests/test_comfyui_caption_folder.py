@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 from promptgen.captioning.runs.outputs import Existing, Form, SameStem
 from promptgen.captioning.runs.places import JOURNAL
+from promptgen.captioning.runs.sources.ordered import Order
 from promptgen.cli import main
 
 from .comfyui_host import Entry, Event, Host, HostError
@@ -184,16 +185,23 @@ def test_the_model_may_come_from_the_loader(host: Host, album: Path) -> None:
 
 
 def test_the_menus_offer_what_the_engine_has(host: Host) -> None:
-    menus = host.object_info("PromptGenCaptionFolder")["input"]["optional"]
+    def menu(node: str, name: str) -> tuple[list[str], dict[str, Any]]:
+        kind, options = host.object_info(node)["input"]["optional"][name]
+        return list(options["options"] if kind == "COMBO" else kind), options
 
-    def offered(name: str) -> list[str]:
-        kind, options = menus[name]
-        return list(options["options"] if kind == "COMBO" else kind)
-
-    for name, kind in {"form": Form, "existing": Existing, "same_stem": SameStem}.items():
-        assert offered(name) == [choice.value for choice in kind]
-        assert menus[name][1]["default"] == offered(name)[0]
-    assert not menus["seed"][1]["control_after_generate"]
+    for node, name, choices in [
+        ("PromptGenCaptionFolder", "form", Form),
+        ("PromptGenCaptionFolder", "existing", Existing),
+        ("PromptGenCaptionFolder", "same_stem", SameStem),
+        ("PromptGenSaveCaptions", "mode", Existing),
+        ("PromptGenSaveCaptions", "same_stem", SameStem),
+        ("PromptGenLoadFolder", "sort", Order),
+    ]:
+        offered, options = menu(node, name)
+        assert offered == [choice.value for choice in choices]
+        assert options["default"] == offered[0]
+    seed = host.object_info("PromptGenCaptionFolder")["input"]["optional"]["seed"][1]
+    assert not seed["control_after_generate"]  # the page would make another seed, and caption all again
 
 
 # Once more -----------------------------------------------------------------------------------
@@ -204,7 +212,6 @@ def test_only_what_is_new_or_has_changed_is_captioned_again(host: Host, album: P
     before = files(album, "txt")
     assert counts(host.run(prompt(album, **QUICK))) == {"captioned": 0, "failed": 0, "left": 6, "total": 6}
     assert "1" in host.run(prompt(album, **QUICK)).cached  # there is nothing to do, and the host knows it
-    assert "1" in host.run(prompt(album, seed=7, **QUICK)).cached or files(album, "txt") == before
 
     (album / "new.png").write_bytes(drawing(6))
     (album / "deep" / "5.png").write_bytes(drawing(7, "PNG") + b"\0")
