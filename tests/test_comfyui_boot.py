@@ -33,6 +33,9 @@ NODES = {
     "PromptGenSplitCaption": "Split Mixed Caption",
     "PromptGenAnalyzer": "Caption Analyzer",
     "PromptGenEditTags": "Edit Tags",
+    "PromptGenLoadFolder": "Load Image Folder",
+    "PromptGenCaptionFolder": "Caption Image Folder",
+    "PromptGenSaveCaptions": "Save Captions",
 }
 BROKEN_PACKS = {
     "an exception at import": "def helper():\n    raise ValueError('the sky fell')\nhelper()\n",
