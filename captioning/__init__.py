@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from .instructions import Instruction as Instruction
     from .instructions import find_instruction as find_instruction
     from .instructions import find_instructions as find_instructions
+    from .mask_bounds import mask_box as mask_box
+    from .mask_bounds import mask_boxes as mask_boxes
     from .masks import draw_masks as draw_masks
     from .masks import iterate_masks as iterate_masks
-    from .mask_boxes import mask_box as mask_box
-    from .mask_boxes import mask_boxes as mask_boxes
     from .mixed import MixedParts as MixedParts
     from .mixed import split_mixed as split_mixed
     from .overlay import draw_overlay as draw_overlay
@@ -62,7 +62,7 @@ _NAMES = {
     "images": ("as_rgb", "image_extensions", "open_image"),
     "instructions": ("INSTRUCTIONS", "AnswerKind", "Instruction", "find_instruction", "find_instructions"),
     "masks": ("draw_masks", "iterate_masks"),
-    "mask_boxes": ("mask_box", "mask_boxes"),
+    "mask_bounds": ("mask_box", "mask_boxes"),
     "mixed": ("MixedParts", "split_mixed"),
     "overlay": ("draw_overlay",),
     "region_prompts": ("boxes_text",),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
-from promptgen.captioning.mask_boxes import mask_box, mask_boxes
+from promptgen.captioning.mask_bounds import mask_box, mask_boxes
 from promptgen.captioning.region_prompts import boxes_text, region_boxes
 
 
