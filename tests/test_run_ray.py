@@ -113,6 +113,14 @@ def descendants(process: int) -> dict[int, str]:
     return below
 
 
+def runs(process: int) -> bool:
+    """Whether it is there, and has not ended."""
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 def workers_now() -> list[int]:
     return [number for number, name in descendants(os.getpid()).items() if name.startswith(WORKER)]
 
@@ -239,5 +247,7 @@ def test_ctrl_c_ends_the_command_and_its_cluster(tmp_path: Path) -> None:
     assert "Traceback" not in told
     assert "logging.cc" not in told
     assert len(captions(album)) < 400
-    left = {number for number in cluster if Path(f"/proc/{number}/cmdline").exists()}
+    deadline = time.monotonic() + 10
+    while (left := {number for number in cluster if runs(number)}) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert not left

@@ -41,7 +41,7 @@ _ANSWERS = {True: 64, False: 8}
 _CHUNKS_PER_BATCH = 4  # so that what comes at once from the device is not kept waiting for what comes next
 _CALLS = 2 * _CHUNKS_PER_BATCH + 1  # chunks that a worker is at: one batch on the device, one being decoded
 _READER_CPUS = 0.1  # they wait for disks and networks
-_CLOSING = 10.0  # seconds that the stages may take to end
+_CLOSING = 5.0  # seconds that the stages may take to end
 
 _CHUNKS_PER_WORKER = _CALLS + 2 * _CHUNKS_PER_BATCH  # with those that are being read
 
@@ -256,6 +256,7 @@ class _Execution:
         self._answers: SimpleQueue[Answer | BaseException | None] = SimpleQueue()
         self._answered: list[int] = []
         self._given = 0
+        self._is_ending = False
         self._machines: set[str] = set()
         self._look_due = 0.0
         dataset = self._stages(task, share)
@@ -273,7 +274,8 @@ class _Execution:
         return number
 
     def end(self) -> None:
-        """No chunk comes any more."""
+        """No chunk comes any more, and all are answered."""
+        self._is_ending = True
         self._manifest.end.remote()
 
     def stop(self) -> None:
@@ -310,8 +312,10 @@ class _Execution:
 
     def close(self) -> None:
         """End all work, and free what was taken of the cluster."""
+        if self._is_ending:
+            self._collector.join(_CLOSING)  # longer if Ray waits for a machine that is gone
         with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.kill(self._manifest)
+            self._ray.kill(self._manifest)  # which ends the first stage, and so all
         self._collector.join(_CLOSING)
 
     def _stages(self, task: Task, share: Share) -> Any:
