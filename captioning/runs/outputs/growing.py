@@ -69,6 +69,7 @@ class GrowingFile:
         self._standing = _Standing(Extent())
         self._stream: io.FileIO | None = None
         self._end = b""  # the last bytes that were written, committed or not
+        self._is_outdated = False
 
     def targets(self, item: Item) -> list[Place]:
         """None: the file is for all."""
@@ -119,13 +120,17 @@ class GrowingFile:
         self.commit()
         self.close()
         wanted = sum(self._lines.takes(record) for record in records())
-        if not self._standing.edited and wanted != self._standing.lines:
+        if not self._standing.edited and (self._is_outdated or wanted != self._standing.lines):
             with telling(self._path):
                 after = self._write_anew(records())
                 save({**self._mark(self._standing), "next": self._mark(after)})
                 _put_in_place(self._path, self._mark(after), self._disk)
             self._standing = after
         save({**self._mark(self._standing), "closed": True})
+
+    def distrust(self) -> None:
+        """Write the file anew at the end, whatever is in it: it lacks what the journal has."""
+        self._is_outdated = True
 
     def close(self) -> None:
         """Close the file."""

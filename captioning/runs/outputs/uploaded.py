@@ -14,6 +14,7 @@ from .base import Mark, Output, OutputError, SaveMark
 from .disk import telling, temporary_of
 from .existing import Existing
 from .extent import Extent
+from .growing import GrowingFile
 
 __all__ = ["Uploaded"]
 
@@ -73,6 +74,8 @@ class Uploaded:
         with self._naming():
             self._output.start(inner)
         self._is_due = mark["behind"] or there != Extent.from_mark(inner)
+        if self._is_due and isinstance(self._output, GrowingFile):
+            self._output.distrust()
         self._mark = {"inner": inner, "behind": mark["behind"]}
 
     def prepare(self, records: Sequence[Record]) -> list[Record]:
