@@ -21,7 +21,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _promptgen(arguments)
     options = _parser().parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
-    numbers = _memory(options) if options.what == "memory" else _waiting(options)
-    numbers["conditions"] = _conditions(options)
     path = options.json or options.folder / f"folder-{options.what}.json"
-    path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    conditions = _conditions(options)
+    rows = []
+    for row in _memory(options) if options.what == "memory" else _waiting(options):
+        rows.append(row)  # what is measured survives what comes after it
+        path.write_text(
+            json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
+    print(table(*(memory_table if options.what == "memory" else waiting_table)(rows)))
     print(f"\nNumbers: {path}")
-    return 0 if all(row["met"] for row in numbers["rows"]) else 1
+    return 0 if all(row["met"] for row in rows) else 1
 
 
 def _promptgen(arguments: Sequence[str]) -> int:
@@ -87,24 +92,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _memory(options: argparse.Namespace) -> dict[str, Any]:
+def _memory(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     case = MemoryCase(options.images, options.broken)
-    rows = []
     for form in options.form:
         print(f"memory, {form}: {options.images} images", file=sys.stderr, flush=True)
-        rows.append(measure_memory(case, form, options.folder))
-    print(table(*memory_table(rows)))
-    return {"rows": rows}
+        yield measure_memory(case, form, options.folder)
 
 
-def _waiting(options: argparse.Namespace) -> dict[str, Any]:
+def _waiting(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     case = WaitingCase(
         images=options.images, model=options.model, device=options.device, dtype=options.dtype,
         batch_size=options.batch_size, new_tokens=options.new_tokens, num_beams=options.num_beams,
     )  # fmt: skip
-    row = measure_waiting(case, options.folder)
-    print(table(*waiting_table([row])))
-    return {"rows": [row]}
+    yield measure_waiting(case, options.folder)
 
 
 def _conditions(options: argparse.Namespace) -> dict[str, Any]:

@@ -44,10 +44,12 @@ def measure_waiting(case: WaitingCase, folder: Path) -> dict[str, Any]:
     from ..captioning import Captioner, CaptionOptions
     from ..captioning.runs.outputs import Column, OutputOptions
     from ..captioning.runs.run import RunOptions, run_folder
-    from ..florence2 import GenerationOptions
+    from ..florence2 import GenerationOptions, resolve_device, resolve_dtype
 
+    device = resolve_device(case.device)
+    dtype = resolve_dtype(case.dtype, device)
     model = case.model or _random_weights(case, folder)
-    captioner = Captioner(str(model), device=case.device, dtype=case.dtype, batch_size=case.batch_size)
+    captioner = Captioner(str(model), device=device, dtype=dtype, batch_size=case.batch_size)
     generation = GenerationOptions(
         num_beams=case.num_beams, max_new_tokens=case.new_tokens, min_new_tokens=case.new_tokens
     )
@@ -67,8 +69,8 @@ def measure_waiting(case: WaitingCase, folder: Path) -> dict[str, Any]:
         "images": case.images,
         "megabytes": nbytes / case.images / 1e6,  # of one
         "reading_seconds": reading,  # of one, with nothing else going on
-        "device": case.device,
-        "dtype": case.dtype,
+        "device": device,
+        "dtype": dtype,
         "new_tokens": case.new_tokens,
         "num_beams": case.num_beams,
         "seconds": report.seconds,
