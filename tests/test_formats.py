@@ -20,7 +20,7 @@ from promptgen.captioning.formats import FORMATS, FormatError, open_writer, stre
 SIZE = (200, 100)
 CAT = Region("cat", (10, 20, 110, 70), score=0.75)
 WORD = Region("Grüße, 猫", (1, 2, 9, 8), quad=(1, 2, 9, 2, 9, 8, 1, 8))
-PARTS = Region("dog", (0, 0, 90, 50), polygons=((0, 0, 50, 0, 50, 50, 0, 50), (60, 10, 90, 10, 90, 40)))
+PARTS = Region("dog", (0, 0, 90, 50), polygons=((0, 0, 50, 0, 50, 50, 0, 50), (60, 10, 90, 10, 90, 45)))
 PROPOSAL = Region("", (0.5, 0.5, 199.5, 99.5))
 
 
@@ -53,6 +53,7 @@ def test_coco_is_read_by_pycocotools(tmp_path: Path) -> None:
         "dog": 1, "bird": 2, "cat": 3, "text": 4, "object": 5,
     }  # fmt: skip
     cat, dog, word = coco.loadAnns(coco.getAnnIds(imgIds=1))
+    assert [coco.cats[one["category_id"]]["name"] for one in (cat, dog, word)] == ["cat", "dog", "text"]
     assert cat["bbox"] == [10, 20, 100, 50]
     assert cat["area"] == 100 * 50
     assert cat["score"] == 0.75
@@ -62,7 +63,7 @@ def test_coco_is_read_by_pycocotools(tmp_path: Path) -> None:
     mask = coco.annToMask(dog)
     assert mask.shape == (100, 200)
     assert mask.sum() == pytest.approx(dog["area"], rel=0.03)
-    assert dog["area"] == 50 * 50 + 30 * 30 / 2
+    assert dog["area"] == 50 * 50 + 30 * 35 / 2
     np.testing.assert_array_equal(np.argwhere(coco.annToMask(cat)).min(axis=0), [20, 10])
     scored = [item for item in coco.dataset["annotations"] if "score" in item]
     assert len(coco.loadRes(scored).anns) == 2
@@ -100,11 +101,11 @@ def test_yolo_outlines_have_one_line_per_object(tmp_path: Path) -> None:
     points = np.array(values, float).reshape(-1, 2) * SIZE
     assert number == "0"
     assert {(x, y) for x, y in points.round(3).tolist()} == {
-        (0, 0), (50, 0), (50, 50), (0, 50), (60, 10), (90, 10), (90, 40),
+        (0, 0), (50, 0), (50, 50), (0, 50), (60, 10), (90, 10), (90, 45),
     }  # fmt: skip
     x, y = points.T
     area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
-    assert area == pytest.approx(50 * 50 + 30 * 30 / 2)  # the bridge covers nothing, both parts turn one way
+    assert area == pytest.approx(50 * 50 + 30 * 35 / 2)  # the bridge covers nothing, both parts turn one way
 
 
 @given(st.text(min_size=1).map(lambda text: " ".join(text.split())).filter(bool))
@@ -149,7 +150,7 @@ def test_csv_has_a_row_for_each_region(tmp_path: Path) -> None:
         "box",
         "",
     )
-    assert dog["points"] == "0 0 50 0 50 50 0 50;60 10 90 10 90 40"
+    assert dog["points"] == "0 0 50 0 50 50 0 50;60 10 90 10 90 45"
     assert word["instruction"] == "OCR_WITH_REGION"
     assert (proposal["left"], proposal["score"], proposal["width"]) == ("0.5", "", "200")
 
