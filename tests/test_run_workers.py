@@ -116,6 +116,7 @@ def files(folder: Path) -> dict[str, list[bytes]]:
 
 
 @posix
+@pytest.mark.slow
 def test_the_files_are_those_of_one_process_also_when_a_worker_is_killed(
     album: Path, tmp_path: Path, captioner: Captioner, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -149,6 +150,7 @@ def test_nothing_to_do_starts_no_process() -> None:
 
 
 @posix
+@pytest.mark.slow
 def test_a_picture_that_kills_workers_is_named_and_kills_no_run(
     captioner: Captioner, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -264,6 +266,7 @@ def session(leader: int) -> list[str]:
 
 
 @posix
+@pytest.mark.slow
 def test_the_command_by_two_workers_is_stopped_killed_and_goes_on(
     tmp_path: Path, captioner: Captioner
 ) -> None:
