@@ -9,8 +9,10 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image, ImageDraw
 from promptgen.captioning import Captioner, CaptionOptions, GenerationOptions
+from promptgen.captioning.runs.flow import Behind
 from promptgen.captioning.runs.journal import JournalError
 from promptgen.captioning.runs.outputs import (
     Column,
@@ -281,7 +284,7 @@ def test_restart_forgets_the_journal_in_the_store(s3: Any, bucket: str, captione
 
 # Kills --------------------------------------------------------------------------------------
 
-ALBUM = 60
+ALBUM = 50
 STORE_FORMS = (Form.SIDECAR, Form.JSONL, Form.PARQUET, Form.WEBDATASET)
 
 
@@ -300,35 +303,42 @@ def run_until_killed(bucket: str, captions: int) -> None:
 
     def kill(progress: RunProgress) -> None:
         if progress.captioned >= captions:
-            time.sleep(0.3)  # the thread that writes is at something
+            time.sleep(1.1)  # the thread that writes is at the last group, or nearly
             os.kill(os.getpid(), signal.SIGKILL)
 
     run_all_forms(bucket, Captioner("demo", device="cpu", dtype="fp32", batch_size=4), kill)
 
 
+# The libraries are loaded once; each run is a child that begins with them, on a machine of its own.
 CHILD = """
-import runpy, sys
-runpy.run_path(sys.argv[1])["run_until_killed"](sys.argv[2], int(sys.argv[3]))
+import os, runpy, sys
+import torch, transformers, PIL.Image, s3fs
+import promptgen.florence2.model, promptgen.models_cache.manager
+run_until_killed = runpy.run_path(sys.argv[1])["run_until_killed"]
+for captions, cache in zip(sys.argv[3::2], sys.argv[4::2]):
+    child = os.fork()
+    if child == 0:
+        os.environ["XDG_CACHE_HOME"] = cache
+        run_until_killed(sys.argv[2], int(captions))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL and fork")
 def test_another_machine_goes_on_after_a_kill(
-    s3: Any, bucket: str, captioner: Captioner, cache: Path, expected: Callable[[int], str]
+    s3: Any, bucket: str, captioner: Captioner, tmp_path: Path, expected: Callable[[int], str]
 ) -> None:
-    """Kills one run early and one late; each time the next one knows only what is in the store."""
+    """Kills two runs; each time the next one knows only what is in the store."""
     put_album(s3, f"{bucket}/album", ALBUM)
-    known: set[str] = set()
-    for moment, captions in enumerate((34, 20)):
-        os.environ["XDG_CACHE_HOME"] = str(cache / f"machine {moment}")  # the fixture puts it back
-        child = subprocess.run(
-            [sys.executable, "-c", CHILD, __file__, bucket, str(captions)], timeout=120, capture_output=True
-        )
-        assert child.returncode == -signal.SIGKILL, child.stderr.decode()
-        now = known | in_journal(s3, f"{bucket}/out/.promptgen-run")
-        assert now > known
-        known = now
-    os.environ["XDG_CACHE_HOME"] = str(cache / "the last machine")
+    moments = ["33", str(tmp_path / "first"), "12", str(tmp_path / "second")]
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, __file__, bucket, *moments], timeout=200, capture_output=True
+    )
+    assert child.stdout.split() == [b"-9", b"-9"], child.stderr.decode()
+    known = in_journal(s3, f"{bucket}/out/.promptgen-run")
+    assert len(known) > 32  # the group of the first run, and some of the second
     report = run_all_forms(bucket, captioner, lambda progress: None)
     assert report.captioned == ALBUM - len(known - {"broken.png"})
     texts = {
@@ -348,6 +358,91 @@ def test_another_machine_goes_on_after_a_kill(
     assert len(journal) == 1  # one snapshot is left
     assert journal[0].endswith(".sqlite")
     assert run_all_forms(bucket, captioner, lambda progress: None).done_before == ALBUM
+
+
+@pytest.mark.slow
+def test_a_run_may_end_behind_any_request(
+    memory: Any, captioner: Captioner, cache: Path, expected: Callable[[int], str], monkeypatch: Any
+) -> None:
+    """As if the machine had died then: nothing else reaches the store, and its files are gone."""
+    monkeypatch.setitem(Behind.__init__.__kwdefaults__, "group", 2)
+    put_album(memory, "/album", 4)
+    pictures = dict(memory.store)
+    requests = dying_after(memory, monkeypatch)
+    texts = {("deep/" if number > 1 else "") + f"{number}.png": expected(number) for number in range(4)}
+    options = RunOptions(
+        ("memory://album",),
+        OutputOptions(
+            columns=(Column("GENERATE_TAGS"),),
+            forms=(Form.SIDECAR, Form.JSONL, Form.WEBDATASET),
+            output_dir=as_place("memory://out"),
+            shard_limits=ShardLimits(samples=2),
+        ),
+        OPTIONS,
+    )
+    moment = 0
+    while True:
+        moment += 1
+        memory.store.clear()
+        memory.store.update(pictures)
+        shutil.rmtree(cache, ignore_errors=True)
+        requests.clear()
+        requests.append(moment)
+        try:
+            run_folder(options, captioner)
+        except (JournalError, OutputError):
+            requests.clear()
+        else:
+            break
+        shutil.rmtree(cache)
+        answered = in_journal(memory, "/out/.promptgen-run") | in_snapshot(memory, cache)
+        report = run_folder(options, captioner)
+        assert report.captioned == 4 - len(answered - {"broken.png"}), moment
+        found = content(memory, "/out")
+        assert {
+            name[:-4]: data.decode().strip() for name, data in found.items() if name.endswith(".txt")
+        } == {name[:-4]: text for name, text in texts.items()}, moment
+        rows = [json.loads(line) for line in found["captions.jsonl"].splitlines()]
+        assert len(rows) == 4, moment
+        assert {row["image"]: row["GENERATE_TAGS"] for row in rows} == texts, moment
+        assert samples_of(shards_of(memory, "/out")) == texts, moment
+        assert [json.loads(line)["name"] for line in found["errors.jsonl"].splitlines()] == ["broken.png"]
+    assert moment > 20
+
+
+def dying_after(fs: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many requests that change the store are still answered; empty: all of them."""
+    left: list[int] = []
+    lock = threading.RLock()
+
+    def counted(request: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(*arguments: Any, **options: Any) -> Any:
+            with lock:
+                if left and left[0] <= 0:
+                    raise PermissionError("the machine is dead")
+                result = request(*arguments, **options)
+                if left:
+                    left[0] -= 1
+                    if left[0] <= 0:
+                        raise PermissionError("the machine dies")
+                return result
+
+        return answer
+
+    for name in ("pipe_file", "put_file", "rm_file"):
+        monkeypatch.setattr(type(fs), name, counted(getattr(type(fs), name)))
+    return left
+
+
+def in_snapshot(fs: Any, cache: Path) -> set[str]:
+    """The pictures whose answers are in the newest snapshot in the store."""
+    snapshots = [name for name in fs.ls("/out/.promptgen-run", detail=False) if name.endswith(".sqlite")]
+    if not snapshots:
+        return set()
+    cache.mkdir(exist_ok=True)
+    (cache / "snapshot").write_bytes(fs.cat_file(max(snapshots)))
+    with sqlite3.connect(cache / "snapshot") as journal:
+        return {os.fsdecode(name) for (name,) in journal.execute("SELECT name FROM records")}
 
 
 def in_journal(fs: Any, url: str) -> set[str]:

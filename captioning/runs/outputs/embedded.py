@@ -371,7 +371,7 @@ def _by_kind(columns: Sequence[Column]) -> tuple[list[tuple[int, Column]], list[
 
 def _path_of(picture: Item | Record) -> Path:
     if picture.path is None:
-        raise _RefusedError("it lies in a shard or a table, which is not written to")
+        raise _RefusedError("it lies in a shard, a table or a store, which is not written to")
     return picture.path
 
 

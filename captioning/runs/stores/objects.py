@@ -116,7 +116,8 @@ def put(url: str, content: bytes) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    _ask(url, lambda fs, path: _put(fs, path, url, lambda at: fs.pipe_file(at, content)))
+    with _telling_of_missing_folder(url):
+        _ask(url, lambda fs, path: _put(fs, path, url, lambda at: fs.pipe_file(at, content)))
 
 
 def put_file(file: Path, url: str) -> None:
@@ -125,7 +126,8 @@ def put_file(file: Path, url: str) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    _ask(url, lambda fs, path: _put(fs, path, url, lambda at: fs.put_file(str(file), at)))
+    with _telling_of_missing_folder(url):
+        _ask(url, lambda fs, path: _put(fs, path, url, lambda at: fs.put_file(str(file), at)))
 
 
 def fetch(url: str, file: Path) -> bool:
@@ -219,6 +221,15 @@ def _system(url: str) -> tuple[Any, str]:
     except Exception as error:
         raise StoreError(f"{url}: {_reason(error)}") from error
     return system, path
+
+
+@contextlib.contextmanager
+def _telling_of_missing_folder(url: str) -> Iterator[None]:
+    """What is missing where something is to be put is not the object."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreError(f"{url}: there is no such bucket or folder to put it into") from error
 
 
 def _put(system: Any, path: str, url: str, write: Callable[[str], object]) -> None:
