@@ -178,7 +178,7 @@ def test(options: argparse.Namespace) -> int:
 
 def _side_by_side() -> list[str]:
     """For pytest: tests run in several processes, those of a file, or of one ComfyUI, in one of them."""
-    return ["-n", str(_test_processes()), "--dist", "loadgroup"] if _test_processes() > 1 else []
+    return ["-n", str(_test_processes()), "--dist", "loadscope"] if _test_processes() > 1 else []
 
 
 def _one_thread_each() -> dict[str, str]:

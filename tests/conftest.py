@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
+# Files that start a ComfyUI. One that lacks here only takes longer: its process starts one more.
+NEED_COMFYUI = (
+    "test_browser_", "test_comfyui_", "test_docs", "test_example_workflows", "test_locales", "test_replacements",
+)  # fmt: skip
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Heed Ctrl-C even when the run was started in the background.
 
@@ -24,11 +30,17 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests of one file run in one process; all that need a running ComfyUI in one, which starts it once."""
-    for item in items:
-        needs_host = "comfyui_checkout" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("comfyui" if needs_host else item.path.name))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = nodeid.partition("::")[0].rpartition("/")[2]
+            return "comfyui" if file.startswith(NEED_COMFYUI) else file
+
+    return ByFile(config, log)
 
 
 def _checkouts() -> list[Any]:
