@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # Files that start a ComfyUI. One that lacks here only takes longer: its process starts one more.
 NEED_COMFYUI = (
-    "test_browser_", "test_comfyui_", "test_docs", "test_example_workflows", "test_locales", "test_replacements",
+    "test_browser_", "test_comfyui_", "test_docs", "test_example_workflows", "test_locales",
+    "test_replacements",
 )  # fmt: skip
 
 
