@@ -22,6 +22,7 @@ from promptgen.captioning import Captioner, CaptionOptions, GenerationOptions
 from promptgen.captioning.runs.outputs import Column, Form, OutputOptions
 from promptgen.captioning.runs.records import Item, Record
 from promptgen.captioning.runs.run import RunOptions, RunProgress, RunReport, run_folder
+from promptgen.captioning.runs.sources import find_items
 from promptgen.captioning.runs.sources.patient import bytes_as_file
 from promptgen.captioning.runs.workers import WorkerProcesses, Workers
 from promptgen.cli import main
@@ -142,6 +143,20 @@ def test_the_files_are_those_of_one_process_also_when_a_worker_is_killed(
     assert not multiprocessing.active_children()
     report = run(album, two, captioner, workers(model="nowhere"))  # nothing to do: none is started
     assert (report.captioned, report.done_before, report.failed_before) == (0, 40, 1)
+
+
+def test_pictures_that_only_the_run_can_open_are_read_there(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow")
+    table = tmp_path / "pictures.parquet"
+    parquet.write_table(arrow.table({"image": [drawing(number) for number in range(3)] + [b"none"]}), table)
+    items = list(find_items([str(table)], on_problem=lambda *problem: pytest.fail(str(problem))))
+    records = {record.name: record for record in answers(workers("cpu"), items)}
+    assert [bool(records[one.name].results) for one in items] == [True, True, True, False]
+    alone = {record.name: record for record in answers(workers("cpu"), [item(number) for number in range(3)])}
+    assert [records[one.name].results for one in items[:3]] == [
+        alone[f"{number:02}.png"].results for number in range(3)
+    ]
 
 
 def test_nothing_to_do_starts_no_process() -> None:

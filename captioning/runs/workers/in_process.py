@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -14,6 +15,12 @@ from .waiting import Waiting
 if TYPE_CHECKING:
     from ...captioner import Captioner, CaptionOptions, ImageResult
 
+_TELL_SECONDS = 0.1  # between two calls of `tell`, at least
+
+
+def _nothing() -> None:
+    pass
+
 
 class InProcess:
     """One captioner, which reads ahead in threads; see :class:`.Workers`.
@@ -21,6 +28,8 @@ class InProcess:
     Args:
         instructions: canonical names, in order.
         waiting: told when the captioner waits for pictures.
+        tell: called about ten times a second while the model is at work on a batch; it may raise to end the
+            run there.
     """
 
     def __init__(
@@ -29,8 +38,10 @@ class InProcess:
         instructions: Sequence[str],
         options: CaptionOptions,
         waiting: Waiting | None = None,
+        tell: Callable[[], None] = _nothing,
     ) -> None:
         self._waiting = waiting or Waiting()
+        self._tell = tell
         self._captioner = captioner
         self._instructions = instructions
         self._options = options
@@ -44,7 +55,7 @@ class InProcess:
             Exception: as :meth:`.Captioner.stream` does.
         """
         given: deque[Item] = deque()
-        batch = _BatchWatch(stopping, self._waiting)
+        batch = _BatchWatch(stopping, self._waiting, self._tell)
         pictures = _pictures(items, given)
         results = self._captioner.stream(
             pictures, self._instructions, self._options, batch.on_step, keep_features=False
@@ -75,14 +86,21 @@ class _StoppedError(Exception):
 class _BatchWatch:
     """Lets the batch that is in flight when the run is stopped come to its end, and no other one begin."""
 
-    def __init__(self, stopping: Callable[[], bool], waiting: Waiting) -> None:
+    def __init__(
+        self, stopping: Callable[[], bool], waiting: Waiting, tell: Callable[[], None] = _nothing
+    ) -> None:
         self._stopping = stopping
         self._waiting = waiting
+        self._tell = tell
+        self._due = 0.0
         self._in_flight = False
 
     def on_step(self, _: int) -> None:
         """A step of the model begins."""
         if self._in_flight:
+            if (now := time.monotonic()) >= self._due:
+                self._due = now + _TELL_SECONDS
+                self._tell()
             return
         if self._stopping():
             raise _StoppedError

@@ -18,14 +18,13 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ..pictures import ItemPicture
 from ..records import Item, Record
-from ..sources.patient import bytes_as_file
 from .ray_cluster import Share, check_machines, connected, first_line, share_of
 from .ray_manifest import Manifest
-from .ray_stages import PACKAGE, Answer, Captioning, ClusterError, Task, chunk_numbers, fail, read_chunk
+from .ray_stages import PACKAGE, Answer, Captioning, ClusterError, Task, chunk_numbers, read_chunk
 from .suspects import MOST_DEATHS
 from .telling import OnceTold
+from .travelling import UNPORTABLE, in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -362,15 +361,8 @@ def _pickled(items: Sequence[Item]) -> bytes:
     """The pictures as they can travel. What can be opened only in this process is read here."""
     try:
         return pickle.dumps(items)
-    except (TypeError, AttributeError, pickle.PicklingError):
-        return pickle.dumps([_in_memory(item) for item in items])
-
-
-def _in_memory(item: Item) -> Item:
-    try:
-        return replace(item, open=functools.partial(bytes_as_file, ItemPicture(item).read(), item.name))
-    except OSError as error:
-        return replace(item, open=functools.partial(fail, error))
+    except UNPORTABLE:
+        return pickle.dumps([in_memory(item) for item in items])
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from ..pictures import ItemPicture
 from ..records import Item, Record
@@ -27,6 +27,7 @@ from ..sources.patient import bytes_as_file
 from .desk import Desk
 from .in_process import InProcess
 from .suspects import MOST_DEATHS
+from .travelling import fail
 
 if TYPE_CHECKING:
     import pyarrow
@@ -135,11 +136,6 @@ def _read_one(item: Item, room: _Room) -> Item:
     if not room.take(len(content)):
         return item
     return replace(item, open=functools.partial(bytes_as_file, content, item.name))
-
-
-def fail(error: OSError) -> BinaryIO:
-    """Opens a picture that could not be read."""
-    raise error
 
 
 # ---- records

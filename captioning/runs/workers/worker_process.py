@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..records import Item
 from .child import SIGNALS, work
 from .messages import Flush, FromWorker, Stop, Task
+from .travelling import UNPORTABLE, in_memory
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -55,7 +56,10 @@ class WorkerProcess:
         self.held[item.name] = item
         self.wanted -= 1
         self._flushed = False
-        self._send(item)
+        try:
+            self._send(item)
+        except UNPORTABLE:  # before anything was sent
+            self._send(in_memory(item))
 
     def give_alone(self, item: Item) -> None:
         """Have a picture captioned by itself; for a worker that has no other."""
