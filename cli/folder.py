@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -316,6 +318,8 @@ def folder(
             )
         except OutputError as error:
             raise UsageError(str(error)) from error
+        if "-" in path:
+            options = _kept_here(options, path)
         if not ray and ray_address is None and ray_workers is None:
             captioner, workers = _captioner(devices, flags, options, fetch=not dry_run)
         elif devices is None:
@@ -435,6 +439,17 @@ def _listed(paths: Sequence[str]) -> Iterator[list[str]]:
         with open(names, "wb") as file:
             shutil.copyfileobj(stdin, file)
         yield [f"@{names}" if path == "-" else path for path in paths]
+
+
+def _kept_here(options: RunOptions, paths: Sequence[str]) -> RunOptions:
+    """With a journal and a file of errors that outlive this process, as the list of standard input does not:
+    where neither is named, they lie as if ``-`` were the current folder.
+    """
+    from ..captioning.runs.places import errors_place, journal_place
+
+    named = [os.curdir if path == "-" else path for path in paths]
+    output = replace(options.output, errors=errors_place(named, options.output))
+    return replace(options, output=output, journal=options.journal or journal_place(named, options.output))
 
 
 def _tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
