@@ -26,7 +26,7 @@ from .records import Item, Record
 from .report import check_report_place, write_report
 from .selection import Left, Selection
 from .settings import settings_digest
-from .sources import find_items
+from .sources import find_items, is_in_shard
 from .sources.patient import held_bytes
 from .stored_journal import is_journal_there, open_journal
 from .stores import Place
@@ -133,7 +133,8 @@ def run_folder(
 
     Args:
         captioner: says which checkpoint, and captions unless there are ``workers``.
-        on_progress: called in this thread, after each picture and about ten times a second while waiting.
+        on_progress: called in this thread, after each picture and about ten times a second while waiting or
+            while the model is at work. It may raise to end the run at once.
         stop: when it is set, the batch in flight is finished and written, and the run returns.
         on_problem: told, in this thread, the name and reason of each picture that failed, and of what else
             could not be read or written.
@@ -164,7 +165,9 @@ class FolderRun:
         self._options = options
         self._captioner = captioner
         self._waiting = Waiting()
-        self._workers = workers or InProcess(captioner, options.instructions, options.captions, self._waiting)
+        self._workers = workers or InProcess(
+            captioner, options.instructions, options.captions, self._waiting, self._advance
+        )
         self._journal = options.journal or journal_place(options.inputs, options.output)
         self._errors = options.output.errors or errors_place(options.inputs, options.output)
         self._on_progress = on_progress
@@ -260,9 +263,11 @@ class FolderRun:
         """All pictures, none of which is looked at."""
         return self._items(_ignore, fingerprints=False)
 
-    def _items(self, on_problem: OnProblem, *, fingerprints: bool = True) -> Iterator[Item]:
+    def _items(
+        self, on_problem: OnProblem, *, fingerprints: bool = True, every_part: bool = False
+    ) -> Iterator[Item]:
         options = self._options
-        part = options.output.part
+        part = None if every_part else options.output.part
         return find_items(
             options.inputs,
             recursive=options.recursive,
@@ -276,6 +281,8 @@ class FolderRun:
     def _check_targets(self, outputs: Sequence[Output], stack: ExitStack) -> Targets | None:
         """See that no two pictures ask for one file, and count them; only counted where none has its own.
 
+        Of a divided run, all parts are looked at: the pictures of one must not take the files of another.
+
         Returns:
             Which pictures came late, if those are to be left out.
 
@@ -283,7 +290,9 @@ class FolderRun:
             OutputError: two do.
         """
         targets = stack.enter_context(Targets())
-        for item in self._items(_ignore, fingerprints=False):
+        part = self._options.output.part
+        total = 0
+        for item in self._items(_ignore, fingerprints=False, every_part=True):
             files = [path for output in outputs for path in output.targets(item)]
             if not files:  # nor have the others: there is nothing to wait for
                 self._counter = Counter(self._items(_ignore, fingerprints=False))
@@ -291,11 +300,12 @@ class FolderRun:
                 return None
             targets.add(item.name, files)
             self._checked += 1
+            total += part is None or is_in_shard(item.name, (part[0] - 1, part[1]))
             if self._checked % 100 == 0:
                 self._advance()
             if self._stop.is_set():
                 return None
-        self._total = self._checked
+        self._total = total
         if self._options.output.same_stem is SameStem.FIRST:
             return targets
         refuse(targets)

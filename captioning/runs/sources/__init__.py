@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from .errors import SourceError
 from .find import find_items
+from .search import is_in_shard
 
-__all__ = ["SourceError", "find_items"]
+__all__ = ["SourceError", "find_items", "is_in_shard"]

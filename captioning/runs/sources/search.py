@@ -30,6 +30,12 @@ def checksum_of(data: bytes) -> str:
     return blake2b(data, digest_size=CHECKSUM_BYTES).hexdigest()
 
 
+def is_in_shard(name: str, shard: tuple[int, int]) -> bool:
+    """Whether the picture called ``name`` belongs to the part ``index``, from 0, of ``count``."""
+    index, count = shard
+    return digest_of(name) % count == index
+
+
 class Source(Protocol):
     """One input, checked, before it is read."""
 
@@ -71,10 +77,7 @@ class Claims:
         if identity is not None and self._seen is not None and not self._seen.add(digest_of(identity)):
             return False
         self.found += 1
-        if self._shard is None:
-            return True
-        index, count = self._shard
-        return digest_of(name) % count == index
+        return self._shard is None or is_in_shard(name, self._shard)
 
 
 @dataclass(frozen=True)
