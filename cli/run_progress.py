@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..captioning.runs.summary import duration
+from ..captioning.runs.summary import duration, speed
 from .reporting import say, say_error
 from .streams import is_terminal
 
 if TYPE_CHECKING:
     from ..captioning.runs.run import RunProgress
+
+logger = logging.getLogger(__name__)
 
 _MOST_TOLD = 20  # problems that are told one by one
 
@@ -66,12 +69,17 @@ class RunTeller:
     def problem(self, name: str, reason: str) -> None:
         """What is wrong with one picture or folder."""
         self._told += 1
+        told = f"{name if name.isprintable() else repr(name)}: {reason}"
         if self._told > _MOST_TOLD:
+            logger.info("%s", told)
             return
         with self._aside():
-            say_error(f"{name if name.isprintable() else repr(name)}: {reason}")
+            say_error(told)
             if self._told == _MOST_TOLD:
-                say("Further errors are not shown here; those of pictures are in the file of errors.")
+                say(
+                    "Further errors are shown with -v alone; images without captions are in the file of "
+                    "errors."
+                )
 
     def _aside(self) -> Any:
         return self._bar.external_write_mode(file=sys.stderr) if self._bar is not None else ExitStack()
@@ -101,7 +109,7 @@ class RunTeller:
             if rate:
                 parts.append(f"{duration((due - progress.worked) / rate)} left")
         if rate:
-            parts.insert(1, f"{rate:.1f} images/s")
+            parts.insert(1, speed(rate))
         if progress.failed:
             parts.append(f"{progress.failed} failed")
         if progress.left_out:

@@ -34,7 +34,7 @@ from ..captioning.runs.run import RunOptions, RunProgress, RunReport, places_of,
 from ..captioning.runs.sources import SourceError, find_items
 from ..captioning.runs.summary import summary
 from . import host
-from .folders import folder_to_read, folder_to_write, printable, require_extension
+from .folders import SHOWN, folder_to_read, folder_to_write, printable, require_extension
 from .inputs import require_texts
 from .work import CaptionSettings
 
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 
-_SHOWN = 20  # problems
 _FINGERPRINT_SECONDS = 5.0  # for longer nobody is kept waiting where no progress is shown
 
 Choice = TypeVar("Choice", bound=Enum)
@@ -244,10 +243,12 @@ class _Problems:
 
     def add(self, name: str, reason: str) -> None:
         self.count += 1
-        if len(self.first) < _SHOWN:
-            line = printable(f"{name}: {_in_words_of_inputs(reason)}")
+        line = printable(f"{name}: {_in_words_of_inputs(reason)}")
+        if len(self.first) < SHOWN:
             self.first.append(line)
             logger.warning("%s", line)
+        else:
+            logger.info("%s", line)
 
 
 def _lines(report: RunReport, options: RunOptions, problems: _Problems) -> Iterator[str]:
@@ -259,7 +260,7 @@ def _lines(report: RunReport, options: RunOptions, problems: _Problems) -> Itera
         yield ""
         yield from problems.first
         if problems.count > len(problems.first):
-            yield f"… and {problems.count - len(problems.first)} more"
+            yield f"… and {problems.count - len(problems.first)} more; ComfyUI's log names them all"
     yield ""
     for place in places_of(options):
         yield f"Captions: {printable(place)}"
@@ -281,10 +282,13 @@ _FLAGS = {
 }
 
 
+_FLAG = re.compile(r"(?<![^\s(])--([a-z][a-z-]*)")  # not within a path
+
+
 def _in_words_of_inputs(message: str) -> str:
     """A message of the engine, which names the options of its command, for those who see inputs instead."""
-    told = re.sub(r"--([a-z-]+)", lambda flag: _FLAGS.get(flag[1], flag[0]), message)
-    if re.search(r"--[a-z]", told):
+    told = _FLAG.sub(lambda flag: _FLAGS.get(flag[1], flag[0]), message)
+    if _FLAG.search(told):
         told += " What begins with -- is an option of the command 'promptgen folder'."
     return told
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .run import RunReport
 
-__all__ = ["duration", "summary"]
+__all__ = ["duration", "speed", "summary"]
 
 _MUCH = 0.1  # share of the time that the model waited for images, from which on it is told
 
@@ -16,8 +16,12 @@ _MUCH = 0.1  # share of the time that the model waited for images, from which on
 def summary(report: RunReport) -> Iterator[str]:
     """Sentences about what came out, one to a line; counts first."""
     rate = report.captioned / report.seconds if report.seconds else 0.0
-    told_rate = f", {rate:.1f} images/s" if rate else ""
-    yield f"{_counts(report)} In {duration(report.seconds)}{told_rate}."
+    yield f"{_counts(report)} In {duration(report.seconds)}{f', {speed(rate)}' if rate else ''}."
+    if report.problems:
+        yield (
+            f"Other problems: {report.problems}, such as folders that cannot be read and caption files that "
+            "are damaged or cannot be written."
+        )
     if report.waited is not None and report.waited >= _MUCH:
         share = f"{100 * report.waited:.0f} %"
         yield f"The model waited for images {share} of the time: reading them is what takes long."
@@ -31,6 +35,11 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def speed(rate: float) -> str:
+    """``12.5 images/s``; slow ones with the digits that they have: ``0.043 images/s``."""
+    return f"{rate:.1f} images/s" if rate >= 1 else f"{rate:.2g} images/s"
 
 
 def _counts(report: RunReport) -> str:
