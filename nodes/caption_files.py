@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,11 +19,12 @@ from ..captioning.runs.outputs.existing import State, joined, look_at
 from ..captioning.runs.outputs.sidecar import Sidecars
 from ..captioning.runs.records import Record
 from . import host
-from .folders import printable
+from .folders import SHOWN, printable
 from .inputs import require_texts
 
+logger = logging.getLogger(__name__)
+
 _INSTRUCTION = "text"  # what the column and the answer are called; nobody sees it
-_SHOWN = 20  # names in one list
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class SaveOptions:
 
     folder: str  # absolute; empty: file names are absolute paths
     existing: str = "skip"
-    separator: str = ", "
+    separator: str = ", "  # with \\n for a line break, as in all nodes
     extension: str = "txt"
     same_stem: str = "error"
 
@@ -80,12 +82,13 @@ class CaptionFiles:
         self._options = options
         self._existing = Existing(options.existing)
         self._same_stem = SameStem(options.same_stem)
+        self._separator = options.separator.replace("\\n", "\n")
         self._saved = Saved(options.folder)
         self._sidecars = Sidecars(
             [Column(_INSTRUCTION, options.extension)],
             folder=None,
             existing=self._existing,
-            separator=options.separator,
+            separator=self._separator,
             redo_damaged=False,
             same_stem=self._same_stem,
             disk=Disk(Fsync.GROUP),
@@ -224,13 +227,15 @@ class CaptionFiles:
             return old == text
         if self._existing is Existing.SKIP or old == text:
             return True
-        separator = self._options.separator
+        separator = self._separator
         if self._existing is Existing.APPEND:
             return old.endswith(joined("_", text, separator)[1:])
         return old.startswith(joined(text, "_", separator)[:-1])
 
     def _problem(self, name: str, reason: str) -> None:
-        self._saved.problems.append(printable(f"{name}: {reason}"))
+        problem = printable(f"{name}: {reason}")
+        self._saved.problems.append(problem)
+        logger.warning("Save Captions: %s", problem)
 
 
 def _files(count: int, what: str) -> str:
@@ -238,5 +243,5 @@ def _files(count: int, what: str) -> str:
 
 
 def _listed(heading: str, lines: Sequence[str]) -> str:
-    more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return printable("\n".join([heading, *lines[:_SHOWN], *more]))
+    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return printable("\n".join([heading, *lines[:SHOWN], *more]))

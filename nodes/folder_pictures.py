@@ -6,6 +6,7 @@ Apart from the node's schema because it needs the engine, and ComfyUI's start mu
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -24,7 +25,9 @@ from ..captioning.runs.sources.ordered import Order, OrderedNames
 from ..captioning.runs.sources.patient import open_patiently, patiently
 from ..models_cache import free_bytes
 from . import host
-from .folders import printable
+from .folders import SHOWN, printable
+
+logger = logging.getLogger(__name__)
 
 SHARE_OF_FREE_MEMORY = 0.5
 """The most of it that the pictures of one node may take."""
@@ -94,10 +97,10 @@ def load_page(options: PageOptions) -> Page:
             )
         names = _measured(options, found, problems)
     if not names:
-        raise ValueError("None of the images can be read:\n" + "\n".join(problems))
+        raise _nothing_readable(problems)
     _decode(options, names, page)
     if not page.images:
-        raise ValueError("None of the images can be read:\n" + "\n".join(problems))
+        raise _nothing_readable(problems)
     return page
 
 
@@ -205,6 +208,15 @@ def _too_much(fitting: int, wanted: int, taken: int, free: int) -> str:
         f"{fitting + 1} of the {wanted} {_images(wanted)} would already take {numbers}. Set 'limit' to "
         f"{fitting} or less and go on page by page with 'start', or {other}."
     )
+
+
+def _nothing_readable(problems: list[str]) -> ValueError:
+    for problem in problems:
+        logger.warning("Load Image Folder: %s", problem)
+    lines = ["None of the images can be read:", *problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"and {len(problems) - SHOWN} more; ComfyUI's log names them all")
+    return ValueError("\n".join(lines))
 
 
 def _images(count: int) -> str:

@@ -10,6 +10,9 @@ from .inputs import require_texts
 CAPTION_EXTENSIONS = ["txt", "caption", "tags", "cap", "prompt"]
 """What caption files may be called; nodes write no others, whatever a workflow says."""
 
+SHOWN = 20
+"""Problems or names that a message lists at most."""
+
 _MOST_NAMED = 8  # in one message
 
 

@@ -329,11 +329,17 @@ def heed_cancel() -> None:
     model_management.throw_exception_if_processing_interrupted()
 
 
+_MESSAGE_SECONDS = 0.1  # between two messages about one bar to the browser, at least
+
+
 class StepProgress:
     """The host's progress bar for work in equal steps; each also heeds its cancel button."""
 
     def __init__(self, steps: int) -> None:
         self._bar = ProgressBar(max(1, steps))
+        self._steps = steps
+        self._done = 0
+        self._due = 0.0
 
     def step(self) -> None:
         """Another one is done.
@@ -342,7 +348,10 @@ class StepProgress:
             InterruptProcessingException: the user cancelled.
         """
         heed_cancel()
-        self._bar.update(1)
+        self._done += 1
+        if self._done == self._steps or time.monotonic() >= self._due:
+            self._due = time.monotonic() + _MESSAGE_SECONDS
+            self._bar.update_absolute(self._done)
 
 
 class CaptionProgress:
@@ -397,8 +406,6 @@ class FolderProgress:
     it is.
     """
 
-    _SECONDS = 0.1  # between two messages to the browser, at least
-
     def __init__(self) -> None:
         self.stop = threading.Event()
         self._cancelled: Exception | None = None
@@ -417,7 +424,7 @@ class FolderProgress:
         try:
             heed_cancel()
             if total and (done == total or time.monotonic() >= self._due):
-                self._due = time.monotonic() + self._SECONDS
+                self._due = time.monotonic() + _MESSAGE_SECONDS
                 self._bar.update_absolute(done, total)
         except model_management.InterruptProcessingException as cancelled:
             if self._cancelled is not None:

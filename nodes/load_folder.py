@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .folders import CAPTION_EXTENSIONS, folder_to_read, printable
+from .folders import CAPTION_EXTENSIONS, SHOWN, folder_to_read, printable
 from .inputs import CATEGORY, ORDERS, require_texts, shown, text_output
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 NO_CAPTIONS = "none"
 
 _LARGEST = 2**31 - 1
-_SHOWN = 20  # problems
 
 
 class PromptGenLoadFolder(io.ComfyNode):
@@ -199,9 +198,9 @@ def _summary(options: PageOptions, page: Page) -> str:
         one = options.start == last
         lines.append(f"number {last}" if one else f"numbers {options.start} to {last}")
     if page.problems:
-        lines += ["", *page.problems[:_SHOWN]]
-        if len(page.problems) > _SHOWN:
-            lines.append(f"and {len(page.problems) - _SHOWN} more; ComfyUI's log names them all")
+        lines += ["", *page.problems[:SHOWN]]
+        if len(page.problems) > SHOWN:
+            lines.append(f"and {len(page.problems) - SHOWN} more; ComfyUI's log names them all")
     return "\n".join(lines)
 
 

@@ -60,7 +60,7 @@ class PromptGenSaveCaptions(io.ComfyNode):
                     "separator",
                     optional=True,
                     default=SEPARATOR,
-                    tooltip="Between the old and the new text, for append and prepend.",
+                    tooltip="Between the old and the new text, for append and prepend; \\n is a line break.",
                 ),
                 io.Combo.Input(
                     "extension",
