@@ -75,7 +75,8 @@ function addFolderNode(graph, tagger) {
     inputs: [],
     outputs: OUTPUTS.map(([name, type]) => ({ name, type, links: [] })),
     properties: { "Node name for S&R": "PromptGenLoadFolder" },
-    widgets_values: [tagger.widgets_values[FOLDER], "", false, "name", 0, "fixed", 0, "txt"],
+    // No captions: nobody asks for them, and those that are saved beside the images would load all of it again.
+    widgets_values: [tagger.widgets_values[FOLDER], "", false, "name", 0, "fixed", 0, "none"],
   };
   graph.nodes?.push(loader);
   moveOutputs(graph, tagger, loader);
