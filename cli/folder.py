@@ -177,7 +177,8 @@ def folder(
         bool,
         typer.Option(
             "--embed",
-            help="Also write captions into the images (EXIF, XMP, IPTC); pixels stay untouched.",
+            help="Write captions into the images (EXIF, XMP, IPTC), whose pixels stay untouched; into "
+            "caption files, too, only with --format sidecar.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
