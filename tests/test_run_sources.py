@@ -454,6 +454,10 @@ def test_a_list_elsewhere_begins_at_the_current_folder(
     monkeypatch.chdir(tmp_path / "here")
     assert names(find("@../lists/from-find")) == ["photos/a.png"]
     assert names(find("../lists/own.txt")) == ["b.png"]
+    (tmp_path / "lists" / "from-find").write_text("photos/gone.png\nphotos/a.png\n", encoding="utf-8")
+    gone, there = find("@../lists/from-find")
+    assert (gone.name, there.name) == ("photos/gone.png", "photos/a.png")
+    assert number_in(there) == 0
 
 
 def test_what_a_list_names_and_is_not_there_fails_when_it_is_opened(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import functools
 import io
+import itertools
 import locale
 import os
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from .search import Search
 LIST_EXTENSIONS = (".txt", ".lst")
 
 _BLOCK = 1 << 16  # bytes
+_TRIED = 1000  # paths of a list, to find out where they begin
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class ListSource:
 def list_source(spelled: str, path: str) -> ListSource:
     """The list at ``path``.
 
-    Its relative paths begin at its own folder, or at the current folder if the first of them is there and
-    not beside the list.
+    Its relative paths begin at its own folder, or at the current folder if the first of them that is in
+    either is there and not beside the list: pictures may have been deleted since it was made.
 
     Raises:
         SourceError: it cannot be read, or is empty.
@@ -51,19 +53,19 @@ def list_source(spelled: str, path: str) -> ListSource:
     # A pipe can be read only once, and a run reads it again to go on.
     if not is_url(path) and not os.path.isfile(path):
         raise SourceError(f"{spelled}: a list is a file; write it to one first")
+    own, current = os.path.dirname(os.path.abspath(path)), os.getcwd()
     try:
         first = next(read_paths(path), None)
-        relative = next(
-            (line for line in read_paths(path) if not (os.path.isabs(line) or is_url(line))), None
-        )
+        relative = (line for line in read_paths(path) if not (os.path.isabs(line) or is_url(line)))
+        tried = () if is_url(path) else itertools.islice(relative, _TRIED)
+        found = next((line for line in tried if _exists(own, line) or _exists(current, line)), None)
     except OSError as error:
         raise SourceError(f"{spelled}: the list cannot be read: {error.strerror or error}") from error
     if first is None:
         raise SourceError(f"{spelled}: the list names no files; it takes one path per line")
     if is_url(path):
         return ListSource(spelled, path, parent_url(path))
-    own, current = os.path.dirname(os.path.abspath(path)), os.getcwd()
-    is_in_current = relative is not None and _exists(current, relative) and not _exists(own, relative)
+    is_in_current = found is not None and not _exists(own, found)
     return ListSource(spelled, path, current if is_in_current else own)
 
 

@@ -55,7 +55,7 @@ def find_items(
     - a table (``.jsonl``, ``.csv``, ``.tsv``, ``.parquet``): the pictures in ``column``, by paths that begin
       at the table's folder, or, in Parquet, as bytes;
     - a list (``.txt``, ``.lst``, or any file after ``@``): paths, separated by line ends or NUL characters,
-      that begin at the list's folder, or at the current one if the first of them is there alone;
+      that begin at the list's folder, or at the current one if the first that is in either is there alone;
     - a URL that fsspec knows, such as ``s3://bucket/photos``, of any of these: a folder, a picture, a table
       and so on. Pictures in it are objects, and have no path;
     - otherwise a pattern with ``*``, ``?``, ``[…]``, ``**`` (any depth), or ``{a,b}`` and ``{0000..0012}``.
