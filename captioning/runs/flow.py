@@ -106,7 +106,7 @@ class Ahead(Generic[Thing]):
             for thing in self._things:
                 if not self._put(thing):
                     return
-        except Exception as error:  # noqa: BLE001 - raised where the next thing is asked for
+        except BaseException as error:  # noqa: BLE001 - raised where the next thing is asked for
             self._failure = error
         self._put(_END)
 

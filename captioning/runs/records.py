@@ -44,3 +44,4 @@ class Record:
     # the item's, while its run lasts; the journal does not keep it
     open: Callable[[], BinaryIO] | None = None
     url: str | None = None  # the item's
+    is_known: bool = False  # it was written before, and comes from the journal for an output that lacks it

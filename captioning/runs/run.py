@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from ..captioner import CaptionOptions
+from .behindhand import Behindhand
 from .counting import Counter
 from .flow import Ahead, Behind
 from .journal import Journal
@@ -176,6 +177,7 @@ class FolderRun:
         self._told: SimpleQueue[tuple[str, str]] = SimpleQueue()  # problems that other threads have met
         self._left = Left()
         self._captioned = self._rewritten = self._failed = self._problems = self._checked = 0
+        self._ended = threading.Event()  # no picture is looked for any more
         self._counter: Counter | None = None
         self._total: int | None = None
 
@@ -190,17 +192,20 @@ class FolderRun:
         with ExitStack() as stack:
             late = self._check_targets(outputs, stack)  # before there is any file of ours
             journal = stack.enter_context(open_journal(self._journal, settings, restart=options.restart))
-            fresh = not {output.name for output in outputs} <= set(journal.marks())
-            writer = GroupWriter(journal, outputs)
+            behindhand = Behindhand.of(journal, outputs)
+            behindhand.save()  # also for the next run, if this one is killed
+            writer = GroupWriter(journal, outputs, behindhand.mark_with_records())
             stack.callback(writer.close)
             writer.start()
-            selection = Selection(journal, outputs, fresh, late, options.retry_errors)
+            selection = Selection(journal, outputs, behindhand.is_fresh, late, options.retry_errors)
             behind: Behind[Record] = Behind(writer.write, weigh=_held)
             try:
                 self._caption(selection, behind)
             finally:  # whatever has happened, what was answered is written
                 behind.finish()
                 writer.finish()
+            if not self._stopping():
+                behindhand.caught_up(after_records=writer.written > 0)
             journal.complete()
             self._advance()
             report = self._report(time.monotonic() - started)
@@ -224,8 +229,7 @@ class FolderRun:
                 open_journal(self._journal, settings, writing=False) if is_known else Journal.empty(settings)
             )
             stack.enter_context(journal)
-            marks = journal.marks()
-            fresh = bool(marks) and not {output.name for output in outputs} <= set(marks)
+            fresh = Behindhand.of(journal, outputs).is_fresh
             selection = Selection(journal, outputs, fresh, late, options.retry_errors)
             to_caption = to_rewrite = 0
             for work in selection.choose(self._items(self._tell), self._left):
@@ -315,12 +319,13 @@ class FolderRun:
 
     def _caption(self, selection: Selection, behind: Behind[Record]) -> None:
         """Caption what is chosen, and hand it on to be written."""
-        work = Ahead(selection.choose(self._items(self._tell), self._left), weigh=_held)
-        with (
-            closing(work),
-            closing(self._workers.answer(self._given(work, behind), self._stopping)) as records,
-        ):
-            for record in records:
+        items = self._until_ended(self._items(self._tell))
+        work = Ahead(selection.choose(items, self._left), weigh=_held)
+        with ExitStack() as stack:
+            stack.enter_context(closing(work))
+            stack.callback(self._ended.set)
+            answers = self._workers.answer(self._given(work, behind), self._stopping)
+            for record in stack.enter_context(closing(answers)):
                 if record is None:
                     self._advance()
                 else:
@@ -338,6 +343,13 @@ class FolderRun:
             else:
                 yield one
             self._advance()
+
+    def _until_ended(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Also while one after the other is left out, a million of them perhaps."""
+        for item in items:
+            if self._ended.is_set() or self._stopping():
+                return
+            yield item
 
     def _stopping(self) -> bool:
         return self._stop.is_set() or self._has_too_many_errors()

@@ -62,7 +62,7 @@ class Selection:
         elif standing.known is Known.DONE:
             if self.fresh or not self._is_written(item) or self._is_lost(item):
                 known = self.journal.answered(item)
-                return None if known is None else replace(known, open=item.open)
+                return None if known is None else replace(known, open=item.open, is_known=True)
             left.done += 1
         elif standing.outdated or any(output.wants(item) for output in self.outputs):
             return item

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from .flow import GROUP
 from .journal import Journal
@@ -19,11 +20,15 @@ class GroupWriter:
 
     Args:
         outputs: each of a name of its own.
+        marks: what the journal keeps together with the marks of the outputs, when there are records.
     """
 
-    def __init__(self, journal: Journal, outputs: Sequence[Output]) -> None:
+    def __init__(
+        self, journal: Journal, outputs: Sequence[Output], marks: Mapping[str, Mark] | None = None
+    ) -> None:
         self._journal = journal
         self._outputs = outputs
+        self._marks = dict(marks or {})
         self.written = 0  # records
 
     def start(self) -> None:
@@ -47,7 +52,7 @@ class GroupWriter:
             OutputError: a file cannot be written. The group is safe in the journal.
             JournalError: the journal cannot be written. The group is lost, and will be captioned again.
         """
-        group = [_without_plans(record) for record in self._journal.with_previous_plans(records)]
+        group = [self._without_plans(record) for record in self._journal.with_previous_plans(records)]
         for output in self._outputs:
             group = output.prepare(group)
         self._journal.begin(group)
@@ -71,8 +76,21 @@ class GroupWriter:
     def _write(self, group: Sequence[Record]) -> None:
         for output in self._outputs:
             output.write(group)
-        marks = {output.name: output.commit() for output in self._outputs}
+        marks = self._marks | {output.name: output.commit() for output in self._outputs}
         self._journal.finish({record.name: self._fingerprint_now(record) for record in group}, marks)
+
+    def _without_plans(self, record: Record) -> Record:
+        """As it is to be prepared. Where a picture has become unreadable, its captions stay, and stay ours.
+
+        What is written again is still where outputs have it that are not of this run.
+        """
+        plans: Mapping[str, Any] = {}
+        if record.error is not None:
+            plans = record.previous_plans
+        elif record.is_known:
+            own = {output.name for output in self._outputs}
+            plans = {name: plan for name, plan in record.previous_plans.items() if name not in own}
+        return replace(record, plans=plans)
 
     def _save(self, output: Output, mark: Mark) -> None:
         self._journal.finish({}, {output.name: mark})
@@ -86,11 +104,6 @@ class GroupWriter:
             return fingerprint_of(record.path.stat())
         except OSError:  # somebody has taken it away meanwhile
             return record.fingerprint
-
-
-def _without_plans(record: Record) -> Record:
-    """As it is to be prepared. Where a picture has become unreadable, its captions stay, and stay ours."""
-    return replace(record, plans={} if record.error is None else record.previous_plans)
 
 
 def _in_groups(records: Iterator[Record]) -> Iterator[list[Record]]:

@@ -75,9 +75,13 @@ class StoredShards(Shards):
         prepared = []
         for record in records:
             if self._takes(record):
-                plan = {"run": self._run, "sample": self._prepared_count}
-                self._prepared_count += 1
-                record = replace(record, plans={**record.plans, self.name: plan})
+                last = record.previous_plans.get(self.name) if record.is_known else None
+                if last is not None and not self.lacks(last):
+                    plan = {**last, "there": True}
+                else:
+                    plan = {"run": self._run, "sample": self._prepared_count}
+                    self._prepared_count += 1
+                record = self._planned(record, plan)
             prepared.append(record)
         return prepared
 
@@ -85,7 +89,7 @@ class StoredShards(Shards):
         """Append the samples of pictures that were found by this run: others come when they are."""
         for record in records:
             plan = record.plans.get(self.name)
-            if plan is not None and record.open is not None:
+            if plan is not None and record.open is not None and not self._has(record):
                 super().write([record])
                 self._written_count = plan["sample"] + 1
 

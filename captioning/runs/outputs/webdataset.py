@@ -7,13 +7,14 @@ has all captions. With several instructions, each has a text file of its own: ``
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -60,7 +61,8 @@ class Shards:
     """``PREFIX-000000.tar``, ``PREFIX-000001.tar`` and so on, which grow with the run.
 
     Plans name the copy of a picture that lies in a shard or table itself, and so can be read once only: it is
-    kept beside the shards from before the journal knows the answer until the sample is on the disk.
+    kept beside the shards from before the journal knows the answer until the sample is on the disk. They also
+    tell of a sample that is there already, when a record is written again for the sake of another output.
 
     Args:
         folder: where the shards lie.
@@ -121,7 +123,7 @@ class Shards:
     def write(self, records: Sequence[Record]) -> None:
         """Append their samples."""
         for record in records:
-            if not self._takes(record):
+            if not self._takes(record) or self._has(record):
                 continue
             try:
                 picture = self._picture(record)
@@ -152,7 +154,7 @@ class Shards:
         wanted = sum(self._takes(record) for record in records())
         if wanted != self._standing.taken:
             self._write_anew(records, save)
-        for copy in self._folder.glob(f"{_COPY}*"):
+        for copy in self._folder.glob(f"{glob.escape(self._copies_of())}*"):  # of no other part of the run
             copy.unlink(missing_ok=True)
         save({**to_mark(self._standing), "closed": True})
 
@@ -175,24 +177,39 @@ class Shards:
     def _takes(self, record: Record) -> bool:
         return record.error is None and any(texts_of(record, self._columns).values())
 
+    def _has(self, record: Record) -> bool:
+        """Whether its sample is there already."""
+        return (record.plans.get(self.name) or {}).get("there", False)
+
+    def _planned(self, record: Record, plan: Mapping[str, Any]) -> Record:
+        return replace(record, plans={**record.plans, self.name: dict(plan)})
+
+    def _copies_of(self) -> str:
+        """What the names of copies begin with."""
+        return f"{_COPY}{self._prefix}."
+
     def _prepared(self, record: Record) -> Record:
-        if record.path is not None or record.open is None or not self._takes(record):
+        if not self._takes(record):
             return record
+        if record.is_known and self.name in record.previous_plans:
+            return self._planned(record, {"there": True})
+        if record.path is not None or record.open is None:
+            return self._planned(record, {})
         digest = hashlib.blake2b(os.fsencode(record.name), digest_size=10).hexdigest()
-        copy = self._folder / f"{_COPY}{digest}.tmp"
+        copy = self._folder / f"{self._copies_of()}{digest}.tmp"
         with telling(copy):
             self._disk.make_folder(self._folder)
             try:
                 with record.open() as stream:
                     picture = stream.read()
             except OSError:
-                return record  # told when the sample is to be written
+                return self._planned(record, {})  # told when the sample is to be written
             copy.write_bytes(picture)
             with open(copy, "r+b") as written:
                 self._disk.sync(written)
             self._disk.changed(copy.parent)
             self._disk.sync_folders()
-        return replace(record, plans={**record.plans, self.name: {"copy": copy.name}})
+        return self._planned(record, {"copy": copy.name})
 
     def _picture(self, record: Record) -> bytes:
         """The bytes of a picture's file.
@@ -200,8 +217,8 @@ class Shards:
         Raises:
             OSError: it cannot be read any more.
         """
-        plan = record.plans.get(self.name)
-        if plan is not None:
+        plan = record.plans.get(self.name) or {}
+        if "copy" in plan:
             copy = self._folder / plan["copy"]
             self._copies.append(copy)
             return copy.read_bytes()
@@ -264,6 +281,13 @@ class Shards:
             )
         if closed and not standing.ours.size and self._numbers():
             return self._begin()
+        strangers = [number for number in self._numbers() if number > standing.number]
+        if closed and strangers and self._existing is not Existing.OVERWRITE:
+            raise OutputError(
+                f"{str(self._shard(strangers[0]))!r} has come to this run's shards since it wrote them last. "
+                "Move it away, choose another folder with --output, or have it removed with --existing "
+                "overwrite."
+            )
         for number in self._numbers():
             if number > standing.number or (number == standing.number and not standing.ours.size):
                 self._shard(number).unlink()
@@ -341,6 +365,8 @@ class Shards:
         try:
             for record in records():
                 if self._takes(record):
+                    if self._has(record):
+                        record = self._planned(record, {})
                     try:
                         drafts._picture(record)
                     except OSError as error:
