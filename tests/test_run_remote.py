@@ -517,6 +517,24 @@ def test_a_run_that_lives_is_not_disturbed_and_a_dead_one_is(s3: Any, bucket: st
     assert s3.find(bucket) == []
 
 
+def test_a_run_that_was_away_does_not_write_behind_another(memory: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hold, "BEAT", 0.1)
+        for successor in (b'{"host": "another", "pid": 1, "token": "x", "beat": 7}', None):
+            away = Hold(StorePath("memory://runs/running.json"))
+            away.check()
+            if successor is None:
+                memory.rm_file("/runs/running.json")
+            else:
+                memory.pipe_file("/runs/running.json", successor)
+            time.sleep(0.5)
+            with pytest.raises(HeldError, match="process 1 on 'another'" if successor else "it was at it"):
+                away.check()
+            away.release()
+            assert memory.exists("/runs/running.json") is (successor is not None)
+            memory.store.clear()
+
+
 def test_a_journal_in_use_is_told(s3: Any, bucket: str, captioner: Captioner) -> None:
     put_album(s3, f"{bucket}/album", 3)
     with pytest.MonkeyPatch.context() as patch:

@@ -112,6 +112,7 @@ class StoredJournal(Journal):
         try:
             if self._is_complete and (self._has_changed or self._finished):
                 with _telling(self._place):
+                    self._hold.check()
                     self._put_snapshot()
         finally:
             self._let_go()
@@ -187,6 +188,8 @@ class StoredJournal(Journal):
         }
         lines = [json.dumps(entry) for entry in (head, *map(_entry_of, records))]
         with _telling(self._place):
+            if self._hold is not None:
+                self._hold.check()
             self._segments.add("".join(f"{line}\n" for line in lines).encode())
         self._has_changed = True
         self._stored_marks.update(marks)

@@ -36,7 +36,8 @@ class Hold:
 
     As good as a store allows: two runs that begin in the same moment may both believe that it is theirs. One
     that a dead run has left is taken over: at once if that ran on this machine, else when it has not been
-    renewed for a while.
+    renewed for a while. Who was away for so long, on a machine that slept, must see by :meth:`check` whether
+    it is still theirs before they write.
 
     Raises:
         HeldError: another run holds it.
@@ -55,6 +56,8 @@ class Hold:
         _HERE.add(self._own["token"])
         self._beats = 0
         self._released = threading.Event()
+        self._renewed = 0.0
+        self._lost_to: dict[str, Any] | None = None  # empty: it was taken over and released
         try:
             self._take()
         except BaseException:
@@ -63,11 +66,25 @@ class Hold:
         self._thread = threading.Thread(target=self._renew, name="promptgen-hold", daemon=True)
         self._thread.start()
 
+    def check(self) -> None:
+        """See that it is still held.
+
+        Raises:
+            HeldError: another run has taken it over.
+            StoreError: it was not renewed for long, and the store cannot be asked.
+        """
+        if self._lost_to is None and time.time() - self._renewed > BEAT * (PATIENCE - 1):
+            self._look()
+        if self._lost_to is not None:
+            raise HeldError(_told(self._lost_to))
+
     def release(self) -> None:
         """Let others in."""
         self._released.set()
         self._thread.join()
         _HERE.discard(self._own["token"])
+        if self._lost_to is not None:
+            return
         with contextlib.suppress(OSError):  # if it stays, it is taken over by the next run
             remove([self._place.url])
 
@@ -103,16 +120,30 @@ class Hold:
     def _write(self) -> None:
         put(self._place.url, json.dumps({**self._own, "beat": self._beats}).encode())
         self._beats += 1
+        self._renewed = time.time()  # also goes on while a machine sleeps
+
+    def _look(self) -> None:
+        """Note who has taken it over."""
+        other = self._read()
+        if other is None or other.get("token") not in (None, self._own["token"]):
+            self._lost_to = other or {}
 
     def _renew(self) -> None:
-        while not self._released.wait(BEAT):
+        while not self._released.wait(BEAT) and self._lost_to is None:
             try:
-                self._write()
+                self._look()
+                if self._lost_to is None:
+                    self._write()
             except StoreError as error:  # the run itself will meet it
                 logger.info("The hold on %s could not be renewed: %s", self._place, error)
 
 
 def _told(holder: dict[str, Any]) -> str:
+    if not holder:
+        return (
+            "it was at it while this one could not say that it still runs. Start again to go on, or give "
+            "each run a part of the pictures with --shard"
+        )
     return (
         f"process {holder.get('pid')} on {holder.get('host')!r} is at it since {holder.get('since')}. Wait "
         "for that to end, or give each run a part of the pictures with --shard"
