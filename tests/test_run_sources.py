@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from promptgen.captioning import open_image
 from promptgen.captioning.runs.records import Item
-from promptgen.captioning.runs.sources import SourceError, find_items, patient
+from promptgen.captioning.runs.sources import SourceError, find_items, parquet_tables, patient
 from promptgen.captioning.runs.sources.digests import DigestSet
 from promptgen.captioning.runs.sources.names import natural_key, relative_path
 from promptgen.captioning.runs.sources.patterns import expand_braces
@@ -580,6 +580,26 @@ def test_rows_of_bytes_keep_their_fingerprint_when_the_table_grows(tmp_path: Pat
     before = [(item.name, item.fingerprint) for item in find(table)]
     parquet(table, {"image": [picture(n) for n in range(25)]}, rows_in_a_group=7)
     assert [(item.name, item.fingerprint) for item in find(table)][:20] == before
+
+
+def test_parquet_read_ahead_and_behind_at_once_is_read_through_once_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [f"picture {number}".encode() for number in range(400)]
+    parquet(tmp_path / "t.parquet", {"image": cells}, rows_in_a_group=400)
+    items = list(find_items([str(tmp_path / "t.parquet")], on_problem=Problems()))
+    begun: list[int] = []
+    real = parquet_tables._Rows._read
+
+    def counted(rows: Any, group: int) -> Any:
+        begun.append(group)
+        return real(rows, group)
+
+    monkeypatch.setattr(parquet_tables._Rows, "_read", counted)
+    for number in range(150, 400):
+        assert items[number].open().read() == cells[number]
+        assert items[number - 150].open().read() == cells[number - 150]
+    assert begun == [0, 0]
 
 
 def test_parquet_that_is_none_and_columns_of_another_type(tmp_path: Path) -> None:

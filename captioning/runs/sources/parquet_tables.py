@@ -30,6 +30,7 @@ PARQUET_EXTENSIONS = (".parquet", ".pq")
 
 _ROWS = 16  # read at a time: pictures are large
 _HELD_BATCHES = 4  # of so many rows: reader threads take them nearly in order
+_CURSORS = 2  # ahead, where pictures are read to be captioned, and behind, where they are put into shards
 _PAGE = 1 << 20  # bytes read at a time, so that no row group need fit into memory
 
 
@@ -116,7 +117,7 @@ def _parts(value: Any) -> tuple[bytes | None, str | None]:
 class _Rows:
     """The cells of one column, for who goes through all, and by number for the threads that read pictures.
 
-    Both read in order with a few batches in memory at most; going back costs reading a row group again.
+    All read in order with a few batches in memory at most; going back costs reading a row group again.
     """
 
     def __init__(self, path: str, column: str) -> None:
@@ -126,9 +127,7 @@ class _Rows:
             groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         self._starts = [0, *accumulate(groups)]  # the first row of each row group, and the number of rows
         self._lock = threading.Lock()
-        self._batches: deque[tuple[int, list[Any]]] = deque(maxlen=_HELD_BATCHES)
-        self._coming = self._read(0)
-        self._next = 0  # the first row of the batch that comes next
+        self._cursors: list[_Cursor] = []  # the one that was used last is the last
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -154,20 +153,29 @@ class _Rows:
         return bytes_as_file(data, name)
 
     def _cell(self, number: int) -> Any:
-        for start, cells in self._batches:
-            if start <= number < start + len(cells):
-                return cells[number - start]
+        cursor = self._cursor_for(number)
+        if cursor in self._cursors:
+            self._cursors.remove(cursor)
+        self._cursors.append(cursor)
+        for old in self._cursors[:-_CURSORS]:
+            old.close()
+        del self._cursors[:-_CURSORS]
+        return cursor.cell(number)
+
+    def _cursor_for(self, number: int) -> _Cursor:
+        """The one that has the row, or comes to it next; a new one where none does without a detour."""
         group = self._group_of(number)
-        if number < self._next or group > self._group_of(self._next):
-            self._coming.close()
-            self._coming = self._read(group)
-            self._next = self._starts[group]
-        for start, cells in self._coming:
-            self._batches.append((start, cells))
-            self._next = start + len(cells)
-            if number < self._next:
-                return cells[number - start]
-        return None
+        near = [
+            cursor
+            for cursor in self._cursors
+            if cursor.next <= number and self._group_of(cursor.next) == group
+        ]
+        holding = (cursor for cursor in self._cursors if cursor.holds(number))
+        return (
+            next(holding, None)
+            or max(near, key=lambda cursor: cursor.next, default=None)
+            or _Cursor(self._read(group), self._starts[group])
+        )
 
     def _group_of(self, number: int) -> int:
         return bisect_right(self._starts, number) - 1
@@ -185,6 +193,40 @@ class _Rows:
         from pyarrow.parquet import ParquetFile
 
         return ParquetFile(_readable(self._path), buffer_size=_PAGE, pre_buffer=False)
+
+
+class _Cursor:
+    """Goes through the cells of a column, and remembers the last batches.
+
+    Args:
+        coming: batches, each with the number of its first row.
+        start: the first row of the first of them.
+    """
+
+    def __init__(self, coming: Generator[tuple[int, list[Any]], None, None], start: int) -> None:
+        self._coming = coming
+        self._batches: deque[tuple[int, list[Any]]] = deque(maxlen=_HELD_BATCHES)
+        self.next = start  # the first row of the batch that comes next
+
+    def holds(self, number: int) -> bool:
+        """Whether the row is among those that are remembered."""
+        return any(start <= number < start + len(cells) for start, cells in self._batches)
+
+    def cell(self, number: int) -> Any:
+        """That of a row which is remembered or to come; ``None`` if there is none."""
+        for start, cells in self._batches:
+            if start <= number < start + len(cells):
+                return cells[number - start]
+        for start, cells in self._coming:
+            self._batches.append((start, cells))
+            self.next = start + len(cells)
+            if number < self.next:
+                return cells[number - start]
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._coming.close()
 
 
 def _holds_paths(kind: pyarrow.DataType) -> bool:
