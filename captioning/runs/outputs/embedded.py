@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records import Item, Record
+from ..sources.patient import patiently
 from ..stores.paths import Place
 from .base import Mark, OnProblem, OutputError, SaveMark
 from .disk import Disk, place_for, telling, temporary_of
@@ -188,7 +189,7 @@ class Embedded:
             _RefusedError: it is no file, cannot be read, or is of a kind that cannot hold words.
         """
         try:
-            data = _path_of(picture).read_bytes()
+            data = patiently(_path_of(picture).read_bytes)
         except OSError as error:
             raise _RefusedError(f"its description cannot be read: {error.strerror or error}") from error
         return data, read_embedded(data)

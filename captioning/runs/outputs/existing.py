@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from ..sources.patient import patiently
+
 __all__ = ["Existing", "Found", "State", "joined", "look_at"]
 
 _PARTIAL = ".partial"
@@ -52,7 +54,7 @@ def look_at(path: Path) -> Found:
         OSError: it is there, but cannot be read.
     """
     try:
-        content = path.read_bytes()
+        content = patiently(path.read_bytes)
     except IsADirectoryError:
         return Found(State.DAMAGED, reason="is a folder")
     except OSError as error:

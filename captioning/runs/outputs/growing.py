@@ -225,6 +225,8 @@ class GrowingFile:
                         stream.write((self._lines.header() if stream.tell() == 0 else b"") + line)
                     lines += 1
             self._disk.sync(stream)
+        self._disk.changed(temporary.parent)
+        self._disk.sync_folders()  # its name, too, before the journal tells of it
         return _Standing(Extent.of(temporary), self._standing.kept, lines)
 
     def _mark(self, standing: _Standing) -> dict[str, Any]:

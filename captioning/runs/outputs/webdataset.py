@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..records import Item, Record
+from ..sources.patient import patiently
 from ..stores.paths import Place
 from ..stores.reading import open_object
 from .base import Mark, OnProblem, OutputError, SaveMark
@@ -223,7 +224,7 @@ class Shards:
             self._copies.append(copy)
             return copy.read_bytes()
         if record.path is not None:
-            return record.path.read_bytes()
+            return patiently(record.path.read_bytes)
         if record.open is not None:
             with record.open() as stream:
                 return stream.read()

@@ -100,6 +100,8 @@ class WholeFile:
             with open(temporary, "wb") as stream:
                 self._content.write(stream, chain([first], taken))
                 self._disk.sync(stream)
+            self._disk.changed(temporary.parent)
+            self._disk.sync_folders()  # its name, too, before the journal tells of it
             after = Extent.of(temporary)
             save({**self._ours.to_mark(), "next": after.to_mark()})
             self._disk.move(temporary, place)

@@ -46,7 +46,7 @@ class Desk:
                     for record in records:
                         if record is not None:
                             taken.popleft().set_result(record)
-            except Exception as error:  # noqa: BLE001 - raised where the records are waited for
+            except BaseException as error:  # noqa: BLE001 - raised where the records are waited for
                 for future in taken:
                     future.set_exception(error)
 
