@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import threading
 import time
@@ -158,6 +159,23 @@ def test_a_shard_of_the_user_is_not_removed(shard: Path, captioner: Captioner) -
     assert foreign.read_bytes() == b"mine"
     run(shard, captioner, Form.WEBDATASET, existing=Existing.OVERWRITE)
     assert not foreign.exists()
+
+
+# Written anew -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_stays_a_link_when_its_file_is_written_anew(tmp_path: Path, captioner: Captioner) -> None:
+    album, file = tmp_path / "album", tmp_path / "elsewhere" / "all.jsonl"
+    for folder in (album, file.parent, tmp_path / "out"):
+        folder.mkdir()
+    (album / "0.png").write_bytes(drawing(0))
+    (tmp_path / "out" / "captions.jsonl").symlink_to(file)
+    run(album, captioner, Form.JSONL, output_dir=tmp_path / "out")
+    (album / "0.png").write_bytes(drawing(3))
+    run(album, captioner, Form.JSONL, output_dir=tmp_path / "out")
+    assert (tmp_path / "out" / "captions.jsonl").is_symlink()
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 1
 
 
 # Told to stop -------------------------------------------------------------------------------

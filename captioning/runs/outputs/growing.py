@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol, cast
 from ..records import Item, Record
 from ..stores.paths import Place
 from .base import Mark, OutputError, SaveMark
-from .disk import Disk, telling, temporary_of, write_all
+from .disk import Disk, place_for, telling, temporary_of, write_all
 from .existing import Existing
 from .extent import TAIL, Extent, refuse_foreign
 
@@ -62,7 +62,7 @@ class GrowingFile:
 
     def __init__(self, name: str, path: Path, lines: Lines, *, existing: Existing, disk: Disk) -> None:
         self.name = name
-        self._path = path
+        self._path = place_for(path)  # a link stays one when the file is written anew
         self._lines = lines
         self._existing = existing
         self._disk = disk
