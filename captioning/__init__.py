@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .captioner import CaptionOptions as CaptionOptions
     from .captioner import GenerationOptions as GenerationOptions
     from .captioner import ImageResult as ImageResult
+    from .choosing import best_regions as best_regions
+    from .choosing import box_iou as box_iou
     from .errors import ImageError as ImageError
     from .errors import InstructionError as InstructionError
     from .features import FeatureCache as FeatureCache
@@ -53,10 +55,12 @@ if TYPE_CHECKING:
     from .tags import edit_tags as edit_tags
     from .tags import join_tags as join_tags
     from .tags import split_tags as split_tags
+    from .vision_options import VisionOptions as VisionOptions
 
 _NAMES = {
     "analysis": ("ANALYSIS_FIELDS", "Analysis", "parse_analysis"),
     "captioner": ("CaptionOptions", "Captioner", "GenerationOptions", "ImageResult"),
+    "choosing": ("best_regions", "box_iou"),
     "errors": ("ImageError", "InstructionError"),
     "features": ("FeatureCache", "shared_feature_cache"),
     "images": ("as_rgb", "image_extensions", "open_image"),
@@ -80,6 +84,7 @@ _NAMES = {
         "parse_answer",
     ),
     "tags": ("TagOptions", "edit_prose", "edit_tags", "join_tags", "split_tags"),
+    "vision_options": ("VisionOptions",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..florence2 import GenerationOptions
+from ..florence2 import GeneratedSequence, GenerationOptions
 from ..models_cache import DEFAULT_MODEL
 from .features import FeatureCache, shared_feature_cache
 from .images import DEFAULT_BACKGROUND, Background, ImageSource, parse_background
@@ -17,7 +18,9 @@ from .instructions import Instruction, check_text_input, find_instructions
 from .pictures import Picture, PictureReader
 from .read_ahead import MOST_THREADS, ReadAhead
 from .results import Result, parse_answer
+from .scores import TokenScores
 from .tags import TagOptions
+from .vision_options import VisionOptions, check_vision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +49,7 @@ class CaptionOptions:
     tags: TagOptions = field(default_factory=TagOptions)
     text_input: str | None = None  # for instructions that need a phrase or regions (several: ";" between)
     background: Background = DEFAULT_BACKGROUND  # behind transparent pixels: a name, #rrggbb or (r, g, b)
+    vision: VisionOptions = field(default_factory=VisionOptions)  # for instructions that find regions
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ class Captioner:
                 worth its memory, and the loss of what is there, if the pictures will hardly be seen again.
 
         Raises:
-            InstructionError: an unknown instruction, or a text input that is missing or that none takes.
+            InstructionError: an unknown instruction, a text input that is missing or that none takes, or
+                scores of regions where none finds any.
             ModelFilesError: the checkpoint is not there and cannot be had.
             CheckpointError: the checkpoint cannot be loaded.
             ValueError: an option that the checkpoint does not allow.
@@ -151,6 +156,7 @@ class Captioner:
         entry = self._find_entry()
         # what is wrong for every picture is said before the first is opened
         check_text_input(table, options.text_input)
+        check_vision(table, options.vision)
         parse_background(options.background)
         for instruction in table:
             self._warn_if_unknown(instruction, entry)
@@ -296,10 +302,14 @@ class _Run:
 
         from .region_prompts import join_region_answers
 
+        vision, generation = self._options.vision, self._options.generation
+        if vision.with_scores:
+            generation = dataclasses.replace(generation, output_scores=True)
+
         def answer(pairs: Sequence[tuple[Picture, Instruction, str]]) -> list[Result]:
             batch = torch.stack([features[picture.key] for picture, _, _ in pairs])
             prompts = [prompt for _, _, prompt in pairs]
-            sequences = model.generate(batch, prompts, self._options.generation, on_step=self._on_step)
+            sequences = model.generate(batch, prompts, generation, on_step=self._on_step)
             return [
                 parse_answer(
                     instruction,
@@ -307,6 +317,8 @@ class _Run:
                     image_size=picture.size,
                     truncated=sequence.truncated,
                     tag_options=self._options.tags,
+                    token_scores=_token_scores(sequence) if vision.with_scores else None,
+                    vision=vision,
                 )
                 for (picture, instruction, _), sequence in zip(pairs, sequences, strict=True)
             ]
@@ -325,6 +337,11 @@ class _Run:
             for picture in pictures
             for instruction, prompts in zip(self._instructions, picture.prompts, strict=True)
         ]
+
+
+def _token_scores(sequence: GeneratedSequence) -> TokenScores:
+    """Of an answer that was generated with scores."""
+    return TokenScores(sequence.token_spans or (), sequence.token_scores or ())
 
 
 def _cache_key(model: LoadedModel, picture_key: str) -> tuple[str, str, str]:

@@ -83,7 +83,9 @@ def join_region_answers(instruction: Instruction, answers: Sequence[Result], box
     common: dict[str, Any] = {"instruction": instruction.name, "raw": raw, "truncated": truncated}
     if all(isinstance(answer, Regions) for answer in answers):
         regions = tuple(chain.from_iterable(getattr(answer, "regions") for answer in answers))  # noqa: B009
-        return Regions(text=text_of_regions(regions, instruction.answer, raw), regions=regions, **common)
+        told = "\n".join(answer.text for answer in answers if answer.text)  # where there is no region
+        text = text_of_regions(regions, instruction.answer, raw) if regions else told
+        return Regions(text=text, regions=regions, **common)
     text = "\n".join(answer.text for answer in answers)
     asked = tuple(Region(answer.text, box) for answer, box in zip(answers, boxes, strict=True))
     kind = RegionOcrText if instruction.answer is AnswerKind.OCR else RegionCaption

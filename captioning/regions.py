@@ -41,6 +41,7 @@ from .instructions import AnswerKind
 __all__ = [
     "EMPTY_PHRASES",
     "LOCATION_BINS",
+    "REGION_KINDS",
     "Placed",
     "Region",
     "box_tokens",
@@ -157,8 +158,8 @@ def parse_placed(
     raw: str, kind: AnswerKind, image_size: tuple[int, int], *, truncated: bool = False
 ) -> tuple[Placed, ...]:
     """Like :func:`parse_regions`, with the place in the answer of each."""
-    if kind not in _REGION_KINDS:
-        known = ", ".join(sorted(item.name for item in _REGION_KINDS))
+    if kind not in REGION_KINDS:
+        known = ", ".join(sorted(item.name for item in REGION_KINDS))
         raise ValueError(f"an answer of kind {kind.name} has no regions; those that do are {known}")
     phrases = _phrases(raw)
     cut = truncated and bool(phrases) and phrases[-1].ends_answer
@@ -259,7 +260,8 @@ def read_region(region: str) -> str | Box:
     return box
 
 
-_REGION_KINDS = frozenset(
+# Answers of these kinds have regions.
+REGION_KINDS = frozenset(
     [
         AnswerKind.BOXES,
         AnswerKind.PROPOSALS,

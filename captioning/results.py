@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .analysis import Analysis, parse_analysis
+from .choosing import best_regions
 from .instructions import AnswerKind, Instruction, find_instruction
 from .mixed import split_mixed
-from .regions import Region, parse_regions, strip_locations
+from .regions import Region, parse_placed, strip_locations
+from .scores import TokenScores, scored_regions
 from .tags import TagOptions, add_affixes, edit_prose, edit_tags, join_tags
+from .vision_options import VisionOptions
 
 __all__ = [
     "AnalysisResult",
@@ -148,6 +151,8 @@ def parse_answer(
     *,
     truncated: bool = False,
     tag_options: TagOptions | None = None,
+    token_scores: TokenScores | None = None,
+    vision: VisionOptions | None = None,
 ) -> Result:
     """Make the result that fits the instruction. Any answer at all gives one.
 
@@ -158,9 +163,12 @@ def parse_answer(
         truncated: whether the answer hit the token limit.
         tag_options: clean-up. Tags get all of it; captions get replacements, prefix and suffix; mixed answers
             get the one for their tags and the other for their prose; all other kinds get nothing.
+        token_scores: the log-probabilities of the answer's tokens, from which regions get their scores.
+        vision: which regions to keep.
 
     Raises:
         InstructionError: the instruction is unknown.
+        ValueError: ``vision`` chooses among regions, and there are no ``token_scores`` to choose by.
     """
     if isinstance(instruction, str):
         instruction = find_instruction(instruction)
@@ -181,8 +189,13 @@ def parse_answer(
         return Caption(text=strip_locations(text), **common)
     if kind is AnswerKind.OCR:
         return OcrText(text=strip_locations(text), **common)
-    regions = parse_regions(raw, kind, image_size, truncated=truncated)
-    return Regions(text=text_of_regions(regions, kind, raw), regions=regions, **common)
+    placed = parse_placed(raw, kind, image_size, truncated=truncated)
+    found = tuple(one.region for one in placed)
+    if token_scores is not None:
+        found = scored_regions(placed, token_scores)
+    regions = best_regions(found, vision) if vision else found
+    left_out = found and not regions  # then the bare answer would name what is left out
+    return Regions(text="" if left_out else text_of_regions(regions, kind, raw), regions=regions, **common)
 
 
 def _mixed(text: str, options: TagOptions, common: dict[str, Any]) -> Mixed:

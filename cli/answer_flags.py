@@ -18,13 +18,14 @@ from .reporting import UsageError
 from .streams import is_terminal
 
 if TYPE_CHECKING:
-    from ..captioning import Captioner, CaptionOptions
+    from ..captioning import Captioner, CaptionOptions, VisionOptions
 
 ASK = "What is asked"
 OUTPUT = "Output"
 
 _GENERATION = "Generation (default: the checkpoint's own settings)"
 _TAGS = "Tags"
+_REGIONS = "Regions (detection, grounding, segmentation, OCR)"
 _DEVICE = "Model and device"
 _WHITE = "white"
 
@@ -192,6 +193,33 @@ class AnswerFlags:
     deduplicate: Annotated[
         bool, typer.Option("--deduplicate", help="Drop repeated tags.", rich_help_panel=_TAGS)
     ] = False
+    scores: Annotated[
+        bool,
+        typer.Option(
+            "--scores", help="Say how sure the model is of each region, 0-1.", rich_help_panel=_REGIONS
+        ),
+    ] = False
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE", help="Leave out regions that score below, 0-1.", rich_help_panel=_REGIONS
+        ),
+    ] = None
+    max_regions: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Of each answer only the N best-scored regions.", rich_help_panel=_REGIONS
+        ),
+    ] = None
+    nms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="IOU",
+            help="Non-maximum suppression: of two boxes of one label that overlap more than this "
+            "(intersection over union, 0-1), only the better-scored.",
+            rich_help_panel=_REGIONS,
+        ),
+    ] = None
     quiet: Annotated[
         bool,
         typer.Option(
@@ -217,13 +245,32 @@ class AnswerFlags:
             values: each a name, or several with commas between them.
 
         Raises:
-            InstructionError: one is unknown, or does not go with ``--text-input``.
+            InstructionError: one is unknown, or does not go with ``--text-input`` or with what is asked about
+                regions.
+            UsageError: a value of what is asked about regions is outside its range.
         """
         from ..captioning.instructions import check_text_input, find_instructions
+        from ..captioning.vision_options import check_vision
 
         found = find_instructions(",".join(values))
         check_text_input(found, self.text_input)
+        check_vision(found, self.vision_options())
         return list(dict.fromkeys(instruction.name for instruction in found))
+
+    def vision_options(self) -> VisionOptions:
+        """What is asked about regions.
+
+        Raises:
+            UsageError: a value is outside its range.
+        """
+        from ..captioning import VisionOptions
+
+        for name, share in (("--threshold", self.threshold), ("--nms", self.nms)):
+            if share is not None and not 0 <= share <= 1:
+                raise UsageError(f"{name} is {share:g}; it takes a number from 0 to 1.")
+        if self.max_regions is not None and self.max_regions < 1:
+            raise UsageError(f"--max-regions is {self.max_regions}; it takes a whole number of at least 1.")
+        return VisionOptions(self.scores, self.threshold, self.max_regions, self.nms)
 
     def caption_options(self) -> CaptionOptions:
         """How to generate and how to clean up.
@@ -266,6 +313,7 @@ class AnswerFlags:
                 ),
                 text_input=self.text_input,
                 background=colour,
+                vision=self.vision_options(),
             )
         except ValueError as error:
             raise UsageError(str(error)) from error

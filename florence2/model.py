@@ -201,6 +201,7 @@ class Florence2Model:
                 answer.truncated,
                 answer.sequence_score,
                 answer.token_scores,
+                None if answer.token_scores is None else tuple(self.text.spans(answer.token_ids[1:])),
             )
             for answer in answers
         ]

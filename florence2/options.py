@@ -127,3 +127,4 @@ class GeneratedSequence:
     truncated: bool  # max_new_tokens was reached: the answer may go on
     sequence_score: float | None = None  # summed log-probability over length ** length_penalty
     token_scores: tuple[float, ...] | None = None  # log-probability of each token after the start token
+    token_spans: tuple[tuple[int, int], ...] | None = None  # with them: each token's characters of the text

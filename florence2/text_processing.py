@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
@@ -42,6 +43,7 @@ class TextProcessor:
         """
         self.tokenizer = _read_tokenizer(folder)
         self._removed = frozenset(removed_ids)
+        self._markup = frozenset(map(self.tokenizer.token_to_id, FLORENCE2_TOKENS))
         settings = folder / "tokenizer_config.json"
         # transformers removes the space before punctuation only where the checkpoint asks for it
         self._clean_up = settings.exists() and bool(read_json(settings).get("clean_up_tokenization_spaces"))
@@ -61,6 +63,24 @@ class TextProcessor:
         kept = [token for token in token_ids if token not in self._removed]
         text = self.tokenizer.decode(kept, skip_special_tokens=False)
         return _clean_up(text) if self._clean_up else text
+
+    def spans(self, token_ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Which characters of the decoded text each token stands for: the first, and the one after the last.
+
+        Tokens that are taken out stand for none. A character of several tokens is the first one's.
+        """
+        ends: list[int] = []
+        begun, offset = 0, 0  # of the tokens that are decoded together: the first, and where it stands
+        for place, token in enumerate(token_ids):
+            text = self.decode(token_ids[begun : place + 1])
+            ends.append(offset + len(text))
+            # Where nothing crosses, so that a long answer is not decoded again and again: no half character,
+            # no white space that depends on what comes.
+            if token in self._markup or not (self._clean_up or text.endswith("\N{REPLACEMENT CHARACTER}")):
+                begun, offset = place + 1, ends[-1]
+        # a later token may shorten what stood there before, where white space is cleaned up
+        ends = list(accumulate(reversed(ends), min))[::-1]
+        return list(zip([0, *ends], ends, strict=False))
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:

@@ -62,7 +62,8 @@ def encoder_states(seed: int, pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def oracle(
     model: BartForConditionalGeneration, states: torch.Tensor, mask: torch.Tensor, config: GenerationConfig
-) -> list[tuple[list[int], float | None]]:
+) -> list[tuple[list[int], float | None, list[float]]]:
+    """Of each pair the answer, its score and the scores of its tokens."""
     answers = []
     for row in range(states.shape[0]):
         length = int(mask[row].sum())
@@ -72,7 +73,19 @@ def oracle(
             generation_config=config,
         )
         scores = getattr(output, "sequences_scores", None)
-        answers.append((output.sequences[0].tolist(), None if scores is None else scores[0].item()))
+        transitions = model.compute_transition_scores(
+            output.sequences,
+            output.scores,
+            getattr(output, "beam_indices", None),
+            normalize_logits=config.num_beams == 1,  # with beams they are log-probabilities already
+        )
+        answers.append(
+            (
+                output.sequences[0].tolist(),
+                None if scores is None else scores[0].item(),
+                transitions[0].tolist(),
+            )
+        )
     return answers
 
 
@@ -170,7 +183,7 @@ def check(
     )
     right = oracle(model, states, mask, config)
     together = ours(decoder, states, mask, config, check_every=check_every)
-    for row, ((ids, score), found) in enumerate(zip(right, together, strict=True)):
+    for row, ((ids, score, _), found) in enumerate(zip(right, together, strict=True)):
         assert ended(found.token_ids, ends) == found.token_ids
         assert found.token_ids == ended(ids, ends)
         assert len(found.token_scores or []) == len(found.token_ids) - 1

@@ -133,7 +133,7 @@ def test_drawn_answers_are_those_of_transformers_for_the_same_seed(options: dict
             torch.manual_seed(seed)
             length = int(mask[row].sum())
             one = (states[row : row + 1, :length], mask[row : row + 1, :length])
-            ids, _ = oracle(model, *one, config_with_scores(config))[0]
+            ids, _, _ = oracle(model, *one, config_with_scores(config))[0]
             assert together[row] == ended(ids, {2})
 
 

@@ -85,7 +85,7 @@ def test_drawn_answers_are_those_of_transformers_for_the_same_seed(options: dict
         for row in range(4):
             torch.manual_seed(seed)
             length = int(mask[row].sum())
-            ids, _ = oracle(
+            ids, _, _ = oracle(
                 model,
                 states[row : row + 1, :length],
                 mask[row : row + 1, :length],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...florence2 import Florence2Config, GenerationOptions
+from ..vision_options import VisionOptions
 
 if TYPE_CHECKING:
     from ..captioner import Captioner, CaptionOptions
@@ -49,6 +50,8 @@ def settings_digest(captioner: Captioner, instructions: Sequence[str], options: 
         "background": options.background,
         "kind": "int8" if captioner.dtype == "int8" else "float",
     }
+    if options.vision != VisionOptions():  # as it was before there were any
+        settings["vision"] = _vision(options.vision)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -61,6 +64,11 @@ def _generation(folder: Path | None, options: GenerationOptions) -> dict[str, An
     if effective["do_sample"]:
         effective["seed"] = options.seed
     return effective | {"output_scores": options.output_scores}
+
+
+def _vision(options: VisionOptions) -> dict[str, Any]:
+    """By what they do: choosing among regions gives them scores, too."""
+    return _fields(dataclasses.replace(options, scores=options.with_scores))
 
 
 def _fields(options: Any) -> dict[str, Any]:
