@@ -338,7 +338,7 @@ def test_another_machine_goes_on_after_a_kill(
     )
     assert child.stdout.split() == [b"-9", b"-9"], child.stderr.decode()
     known = in_journal(s3, f"{bucket}/out/.promptgen-run")
-    assert len(known) >= 32  # the first group of the first run at least
+    assert known  # a group at least, which is not full on a slow machine
     report = run_all_forms(bucket, captioner, lambda progress: None)
     assert report.captioned == ALBUM - len(known - {"broken.png"})
     texts = {
