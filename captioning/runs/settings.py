@@ -41,7 +41,7 @@ def settings_digest(captioner: Captioner, instructions: Sequence[str], options: 
     folder = find_checkpoint(captioner.model)
     settings = {
         "version": _VERSION,
-        "model": None if folder is None else checkpoint_digest(folder),
+        "model": f"not here: {captioner.model}" if folder is None else checkpoint_digest(folder),
         "prompts": dict(entry.prompts) if entry is not None else {},
         "instructions": list(instructions),
         "generation": _generation(folder, options.generation),
