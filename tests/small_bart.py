@@ -183,10 +183,13 @@ def check(
     )
     right = oracle(model, states, mask, config)
     together = ours(decoder, states, mask, config, check_every=check_every)
-    for row, ((ids, score, _), found) in enumerate(zip(right, together, strict=True)):
+    for row, ((ids, score, token_scores), found) in enumerate(zip(right, together, strict=True)):
         assert ended(found.token_ids, ends) == found.token_ids
         assert found.token_ids == ended(ids, ends)
-        assert len(found.token_scores or []) == len(found.token_ids) - 1
+        own = found.token_scores or []
+        assert len(own) == len(found.token_ids) - 1
+        if all(math.isfinite(each) and each > -1e6 for each in token_scores[: len(own)]):
+            assert own == pytest.approx(token_scores[: len(own)], rel=1e-3, abs=1e-3)
         if score is not None and math.isfinite(score):
             assert found.sequence_score == pytest.approx(score, rel=1e-3, abs=1e-3)  # float32, large weights
         alone = ours(decoder, states[row : row + 1], mask[row : row + 1], config)[0]

@@ -26,6 +26,7 @@ from promptgen.florence2.processor import has_int8
 from .hub_server import running_hub
 
 REFERENCE = Path(__file__).parent / "data" / "florence2-tiny-original"
+ROOT = Path(__file__).parents[1]
 IMAGES = sorted((REFERENCE / "images").glob("*.png"))
 CASES = json.loads((REFERENCE / "expected.json").read_text(encoding="utf-8"))["cases"]
 GREEDY = {"num_beams": 1, "max_new_tokens": 96}
@@ -211,6 +212,23 @@ def test_every_option_reaches_the_engine(promptgen: Promptgen, monkeypatch: pyte
         promptgen("caption", IMAGES[0], *QUICK, "--early-stopping", text, "--no-do-sample")
         assert seen[-1][3].generation.early_stopping is value
         assert seen[-1][3].generation.do_sample is False
+    regions = ("--scores", "--threshold", 0.25, "--max-regions", 3, "--nms", 0.5)
+    promptgen("caption", IMAGES[0], *QUICK, "-i", "OD", *regions)
+    assert seen[-1][3].vision == engine.VisionOptions(True, threshold=0.25, top_k=3, nms_iou=0.5)
+
+
+def test_regions_have_scores_where_they_are_asked_for(promptgen: Promptgen) -> None:
+    asked = ("caption", ROOT / "examples" / "circle-heart-square.png", "--model", "demo", "-i", "OD")
+    found = []
+    for flags in ([], ["--scores"], ["--max-regions", 1]):
+        (line,) = lines_of(
+            promptgen(*asked, "--device", "cpu", "--dtype", "fp32", "--format", "jsonl", *flags)
+        )
+        found.append([(region["label"], region.get("score")) for region in line["regions"]])
+    plain, scored, best = found
+    assert plain == [("circle", None), ("heart", None), ("square", None)]
+    assert [label for label, _ in scored] == ["circle", "heart", "square"]
+    assert best == [max(scored, key=lambda region: region[1])]
 
 
 def test_sampling_repeats_with_a_seed(promptgen: Promptgen) -> None:
@@ -647,6 +665,10 @@ def test_terminals_get_progress_and_tables_and_pipes_do_not(watched: str) -> Non
         (["--background", "blurple"], "blurple"),
         (["--instruction", "REGION_TO_CATEGORY"], "needs a region"),
         (["--text-input", "a cat"], "has no use"),
+        (["--scores"], "GENERATE_TAGS finds no regions"),
+        (["-i", "OD", "--threshold", "1.5"], "--threshold is 1.5; it takes a number from 0 to 1"),
+        (["-i", "OD", "--nms", "-1"], "--nms is -1"),
+        (["-i", "OD", "--max-regions", "0"], "--max-regions is 0"),
         (["--format", "yaml"], "yaml"),
         (["--no-such-option"], "--no-such-option"),
         ([], "MISSING"),

@@ -170,6 +170,12 @@ def test_only_broken_images_are_an_error_that_names_them(host: Host, tmp_path: P
     assert "None of the images can be read" in message
     assert "a.png: the file is empty" in message
     assert "b.jpg: a text file" in message
+    for number in range(30):
+        (tmp_path / f"{number:02}.png").write_bytes(b"")
+    message = error_of(host, load(tmp_path))
+    assert "and 12 more" in message
+    assert message.count(".png: the file is empty") == 20
+    assert "Load Image Folder: a.png: the file is empty" in host.log()
 
 
 @pytest.mark.comfyui
@@ -375,6 +381,15 @@ def test_what_becomes_of_captions_that_are_there(
     assert written(tmp_path, "caption") == {"a.caption": after, "b.caption": "new\n", "c.caption": "new\n"}
     assert shown.startswith("1 caption file written in ")
     assert "2 caption files kept as they were:" in shown
+
+
+@pytest.mark.comfyui
+def test_a_separator_may_be_a_line_break(host: Host, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("old\n", encoding="utf-8")
+    settings = {"folder": ["1", 4], "mode": "append", "separator": "\\n"}
+    succeeded(host.run(load(tmp_path, extension="none") | {"2": save("new", ["1", 2], **settings)}))
+    assert written(tmp_path) == {"a.txt": "old\nnew\n"}
 
 
 @pytest.mark.comfyui
@@ -588,6 +603,7 @@ def test_an_old_tagger_with_a_folder_gets_a_node_that_loads_it(editor: Editor) -
     assert (loader["type"], loader["id"]) == ("PromptGenLoadFolder", 10)
     values = dict(zip(("folder", "pattern", "recursive"), loader["widgets_values"], strict=False))
     assert values == {"folder": "/data/x", "pattern": "", "recursive": False}
+    assert loader["widgets_values"][-1] == "none"  # else what is saved beside the images loads them again
     assert new["links"] == [
         [5, 10, 0, 8, 0, "IMAGE"],
         [6, 10, 2, 9, 0, "STRING"],

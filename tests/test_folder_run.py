@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +32,7 @@ from promptgen.captioning import (
     TagOptions,
     open_image,
 )
-from promptgen.captioning.runs.outputs import Column, Existing, OutputError, OutputOptions
+from promptgen.captioning.runs.outputs import Column, Existing, Form, OutputError, OutputOptions
 from promptgen.captioning.runs.places import JOURNAL
 from promptgen.captioning.runs.run import FolderRun, RunOptions, RunProgress, RunReport, run_folder
 from promptgen.captioning.runs.settings import settings_digest
@@ -208,6 +210,19 @@ def test_paths_come_from_standard_input(album: Path, folder: Callable[..., Ended
     assert len(captions(album)) == 2
 
 
+def test_a_run_from_standard_input_goes_on_from_the_current_folder(
+    album: Path, folder: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(album)
+    (album / "bad.png").write_bytes(b"no picture")
+    paths = b"0.png\0deep/4.png\0bad.png"
+    ended = folder("-", stdin=paths)
+    assert "2 captioned, 1 failed" in ended.stderr
+    assert [line["name"] for line in lines_of(album / "errors.jsonl")] == ["bad.png"]
+    ended = folder("-", stdin=paths)
+    assert "0 captioned, 2 done before, 1 failed before" in ended.stderr
+
+
 # Going on where the last run ended ----------------------------------------------------------
 
 
@@ -260,6 +275,17 @@ def test_captions_of_the_user_are_kept(
     found = captions(album)
     assert (found["0"], found["1"]) == ("mine", "edited")
     assert found["2"] == expected(2, options=other)
+
+
+def test_damaged_captions_are_counted_however_many_are_told(
+    album: Path, folder: Callable[..., Ended]
+) -> None:
+    for path in album.rglob("*.png"):
+        path.with_suffix(".txt").write_text("null")
+    ended = folder(album)
+    assert ended.status == 1
+    assert "6 had captions" in ended.stderr
+    assert "Other problems: 6," in ended.stderr
 
 
 def test_a_caption_that_was_deleted_is_written_again_without_a_model(
@@ -331,7 +357,6 @@ def test_captions_within_the_pictures_change_no_picture(
 def test_a_form_that_comes_later_gets_what_is_known(
     album: Path, tmp_path: Path, captioner: Captioner, expected: Callable[..., str]
 ) -> None:
-    from promptgen.captioning.runs.outputs import Form
 
     out = {"output_dir": tmp_path / "out"}
     run(album, captioner, output=out)
@@ -392,6 +417,25 @@ def test_pictures_of_one_stem_are_noticed_before_anything_is_written(
     assert len(captions(album)) == 6
 
 
+def test_pictures_of_one_stem_are_noticed_across_the_parts_of_a_run(
+    album: Path, folder: Callable[..., Ended]
+) -> None:
+    for number in range(6):  # so many that some pairs are divided
+        name = f"{number}.jpg" if number < 4 else f"deep/{number}.jpg"
+        (album / name).write_bytes(drawing(number, "JPEG"))
+    parts = ("1/3", "2/3", "3/3")
+    for part in parts:
+        ended = folder(album, "--shard", part)
+        assert (ended.status, "6 pictures ask" in ended.stderr) == (1, True), ended.stderr
+    assert captions(album) == {}
+    told = [folder(album, "--shard", part, "--same-stem", "first") for part in parts]
+    assert [ended.status for ended in told] == [0, 0, 0]
+    for what in ("captioned", "left out"):
+        counts = [int(count) for one in told for count in re.findall(rf"(\d+) {what}", one.stderr)]
+        assert sum(counts) == 6
+    assert len(captions(album)) == 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -448,7 +492,6 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
 def test_an_output_in_the_way_is_never_overwritten_unasked(
     album: Path, tmp_path: Path, captioner: Captioner
 ) -> None:
-    from promptgen.captioning.runs.outputs import Form
 
     file = tmp_path / "captions.jsonl"
     file.write_text("mine\n", encoding="utf-8")
@@ -485,6 +528,19 @@ def test_a_run_that_is_stopped_writes_what_it_has_and_goes_on_later(
     report = run(album, captioner)
     assert (report.captioned, report.done_before) == (4, 2)
     assert captions(album)["deep/5"] == expected(5)
+
+
+def test_a_run_can_be_ended_within_a_batch(album: Path, captioner: Captioner) -> None:
+    def watch(progress: RunProgress) -> None:
+        assert not progress.captioned  # all six are one batch
+        if any(frame.name == "on_step" for frame in traceback.extract_stack()):  # the model is at work
+            raise InterruptedError
+
+    options = RunOptions((str(album),), OutputOptions((Column("GENERATE_TAGS"),)), OPTIONS)
+    with pytest.raises(InterruptedError):
+        run_folder(options, captioner, watch)
+    assert captions(album) == {}
+    assert run(album, captioner).captioned == 6
 
 
 def start(album: Path, *arguments: object, **how: Any) -> subprocess.Popen[bytes]:
