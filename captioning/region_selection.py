@@ -1,0 +1,94 @@
+"""Some of the regions that were found, by label or by number, as a user writes it.
+
+``car, traffic light`` takes every region with one of those labels; ``0, 2`` the first and the third; ``-1``
+the last; ``1-3`` the second to the fourth; ``all``, or nothing, every one. Labels and numbers may be mixed.
+
+* Commas and line breaks separate; spaces around them do not matter, nor does the case of letters.
+* A label that contains commas is found as it stands, alone or among others.
+* What looks like a number, a range or ``all`` is that; in double quotes it is a label: ``"2024"``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from .regions import Region
+
+__all__ = ["select_regions"]
+
+_INDEX = re.compile(r"-?[0-9]{1,9}")
+_RANGE = re.compile(r"([0-9]{1,9}) ?- ?([0-9]{1,9})")
+_PARTS = re.compile(r'"[^"\n]*"(?=\s*(?:[,\n]|$))|(?:[^,\n])+')
+_MOST_NAMED = 20  # labels in a message
+
+
+def select_regions(regions: Sequence[Region], text: str, *, missing_ok: bool = False) -> tuple[Region, ...]:
+    """The regions that ``text`` names, in their own order, each once.
+
+    Args:
+        regions: as they were found; numbers count them from 0.
+        text: see above.
+        missing_ok: a label or number that none has selects none. For one text over many pictures, of which
+            few have everything.
+
+    Raises:
+        ValueError: a label or number in ``text`` is none of ``regions``, which are not empty.
+    """
+    labels = [_plain(region.label) for region in regions]
+    chosen: set[int] = set()
+    for line in text.splitlines():
+        for part in _items(line, frozenset(labels)):
+            found = _find(part, labels)
+            if not found and labels and not missing_ok:
+                raise ValueError(_nothing_like(part, regions))
+            chosen.update(found)
+    if not text.strip(" \t\r\n,"):
+        return tuple(regions)
+    return tuple(regions[number] for number in sorted(chosen))
+
+
+def _items(line: str, labels: frozenset[str]) -> Iterator[str]:
+    """What stands between commas; of parts that make up a label with commas in it, that label in quotes."""
+    parts = [part.strip() for part in _PARTS.findall(line) if part.strip()]
+    start = 0
+    while start < len(parts):
+        for end in range(len(parts), start + 1, -1):
+            if _plain(", ".join(parts[start:end])) in labels:
+                yield f'"{", ".join(parts[start:end])}"'
+                start = end
+                break
+        else:
+            yield parts[start]
+            start += 1
+
+
+def _find(item: str, labels: Sequence[str]) -> set[int]:
+    """The numbers of the regions that one item names."""
+    everything = range(len(labels))
+    spaced = item.split()
+    if item.lower() == "all":
+        return set(everything)
+    if all(_INDEX.fullmatch(word) for word in spaced):  # also "0 2"
+        numbers = [int(word) for word in spaced]
+        inside = [number for number in numbers if -len(labels) <= number < len(labels)]
+        return {everything[number] for number in inside} if len(inside) == len(numbers) else set()
+    if between := _RANGE.fullmatch(item):
+        return set(everything[int(between[1]) : int(between[2]) + 1])
+    quoted = len(item) > 1 and item.startswith('"') and item.endswith('"')
+    wanted = {_plain(item), _plain(item[1:-1])} if quoted else {_plain(item)}
+    return {number for number, label in enumerate(labels) if label in wanted}
+
+
+def _plain(label: str) -> str:
+    """A label as it is compared: in lower case, with one space for any white space, and one behind commas."""
+    return re.sub(r" ?, ?", ", ", " ".join(label.split())).casefold()
+
+
+def _nothing_like(item: str, regions: Sequence[Region]) -> str:
+    names = list(dict.fromkeys(region.label for region in regions if region.label))
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    said = f"labelled {', '.join(names[:_MOST_NAMED])}{more}" if names else "without labels"
+    hint = f' For that label write it in quotes: "{item}".' if item.lower() in map(str.lower, names) else ""
+    numbers = "0" if len(regions) == 1 else f"0 to {len(regions) - 1}"
+    return f"no region is {item}; there are {len(regions)} (numbers {numbers}), {said}.{hint}"
