@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .tags import edit_tags as edit_tags
     from .tags import join_tags as join_tags
     from .tags import split_tags as split_tags
+    from .tiles import TileOptions as TileOptions
     from .vision_options import VisionOptions as VisionOptions
 
 _NAMES = {
@@ -84,6 +85,7 @@ _NAMES = {
         "parse_answer",
     ),
     "tags": ("TagOptions", "edit_prose", "edit_tags", "join_tags", "split_tags"),
+    "tiles": ("TileOptions",),
     "vision_options": ("VisionOptions",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

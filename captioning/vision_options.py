@@ -1,4 +1,4 @@
-"""What is asked about the regions of an answer: how sure the model is of them, and which to keep."""
+"""What is asked about the regions of an answer: how sure the model is, which to keep, how closely to look."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from .errors import InstructionError
 from .instructions import INSTRUCTIONS, Instruction
 from .regions import REGION_KINDS
+from .tiles import TileOptions, check_tiles
 
 __all__ = ["VisionOptions", "check_vision"]
 
 
 @dataclass(frozen=True)
 class VisionOptions:
-    """Scores of regions, and which regions of each answer are kept.
+    """Scores of regions, which regions of each answer are kept, and whether large pictures are cut.
 
     What is below the threshold goes first, then what non-maximum suppression finds twice, then all but the
     ``top_k``. Any of the three gives the regions their scores, too.
@@ -30,6 +31,7 @@ class VisionOptions:
     top_k: int | None = None  # the most regions, those of the highest scores
     # Of two regions of one label whose boxes have an intersection over union above this, 0–1, the surer one.
     nms_iou: float | None = None
+    tile: TileOptions | None = None  # ask about overlapping tiles of large pictures
 
     def __post_init__(self) -> None:
         for name in ("threshold", "nms_iou"):
@@ -38,6 +40,8 @@ class VisionOptions:
                 raise ValueError(f"{name} is {value!r}; it takes a number from 0 to 1.")
         if self.top_k is not None and not (type(self.top_k) is int and self.top_k >= 1):
             raise ValueError(f"top_k is {self.top_k!r}; it takes a whole number of at least 1.")
+        if not (self.tile is None or isinstance(self.tile, TileOptions)):
+            raise ValueError(f"tile is {self.tile!r}; it takes TileOptions or None.")
 
     @property
     def with_scores(self) -> bool:
@@ -54,9 +58,12 @@ def check_vision(instructions: Iterable[Instruction], options: VisionOptions) ->
     """Check before any image is opened that what is asked about regions has any to be about.
 
     Raises:
-        InstructionError: scores are asked for, or a choice among regions, and no instruction gives regions.
+        InstructionError: scores are asked for, or a choice among regions, and no instruction gives regions;
+            or tiles, and none can be asked about them.
     """
     instructions = tuple(instructions)
+    if options.tile is not None:
+        check_tiles(instructions)
     if not options.with_scores or any(instruction.answer in REGION_KINDS for instruction in instructions):
         return
     names = ", ".join(instruction.name for instruction in instructions)

@@ -68,7 +68,9 @@ def _generation(folder: Path | None, options: GenerationOptions) -> dict[str, An
 
 def _vision(options: VisionOptions) -> dict[str, Any]:
     """By what they do: choosing among regions gives them scores, too."""
-    return _fields(dataclasses.replace(options, scores=options.with_scores))
+    settings = _fields(dataclasses.replace(options, scores=options.with_scores))
+    tile = settings.pop("tile")  # as it was before there were any
+    return settings if tile is None else settings | {"tile": _fields(tile)}
 
 
 def _fields(options: Any) -> dict[str, Any]:
