@@ -11,11 +11,14 @@ the last; ``1-3`` the second to the fourth; ``all``, or nothing, every one. Labe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from .regions import Region
+from .instructions import find_instruction
+from .regions import REGION_KINDS, Region
+from .results import text_of_regions
 
-__all__ = ["select_regions"]
+__all__ = ["gives_regions", "select_in_record", "select_regions"]
 
 _INDEX = re.compile(r"-?[0-9]{1,9}")
 _RANGE = re.compile(r"([0-9]{1,9}) ?- ?([0-9]{1,9})")
@@ -46,6 +49,40 @@ def select_regions(regions: Sequence[Region], text: str, *, missing_ok: bool = F
     if not text.strip(" \t\r\n,"):
         return tuple(regions)
     return tuple(regions[number] for number in sorted(chosen))
+
+
+def gives_regions(instruction: str) -> bool:
+    """Whether answers to an instruction have regions: those that were found, or that were asked about.
+
+    Raises:
+        InstructionError: it is unknown.
+    """
+    found = find_instruction(instruction)
+    return found.answer in REGION_KINDS or found.input == "region"
+
+
+def select_in_record(result: Mapping[str, Any], text: str, *, missing_ok: bool = False) -> dict[str, Any]:
+    """A result as JSON has it (``Result.to_dict()``) with some of its regions alone, and their text.
+
+    Args:
+        result: one without regions stays as it is.
+        text, missing_ok: see :func:`select_regions`.
+
+    Raises:
+        ValueError: see :func:`select_regions`.
+    """
+    if "regions" not in result or not text.strip():
+        return dict(result)
+    regions = tuple(map(Region.from_dict, result["regions"]))
+    chosen = select_regions(regions, text, missing_ok=missing_ok)
+    if chosen == regions:
+        return dict(result)
+    kind = find_instruction(result["instruction"]).answer
+    if kind in REGION_KINDS:
+        told = text_of_regions(chosen, kind, "")
+    else:  # answers about regions
+        told = "\n".join(region.label for region in chosen)
+    return {**result, "text": told, "regions": [region.to_dict() for region in chosen]}
 
 
 def _items(line: str, labels: frozenset[str]) -> Iterator[str]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ..regions import Points, Region
 from .entries import AnyResult, Classes, FormatError, box_of, class_of, outlines_of, regions_of, relative
 
-__all__ = ["LabelMeWriter", "YoloWriter"]
+__all__ = ["LabelMeWriter", "YoloWriter", "labelme_text", "yolo_class_files", "yolo_text"]
 
 
 class _Folder:
@@ -107,22 +106,31 @@ class LabelMeWriter(_Folder):
     suffix = ".json"
 
     def _content(self, regions: list[Region]) -> str:
-        picture = self._path or Path(self._image)
-        folder = self._target().parent
-        try:
-            place = os.path.relpath(picture, folder)
-        except ValueError:  # on another drive
-            place = str(picture.absolute())
-        data: dict[str, Any] = {
-            "version": "5.5.0",
-            "flags": {},
-            "shapes": [shape for number, region in enumerate(regions) for shape in _shapes(region, number)],
-            "imagePath": place.replace(os.sep, "/"),
-            "imageData": None,
-            "imageHeight": self._size[1],
-            "imageWidth": self._size[0],
-        }
-        return json.dumps(data, ensure_ascii=False, indent=2) + "\n"
+        return labelme_text(regions, self._size, self._path or Path(self._image), self._target().parent)
+
+
+def labelme_text(regions: Iterable[Region], size: tuple[int, int], picture: Path, folder: Path) -> str:
+    """The content of LabelMe's file.
+
+    Args:
+        size: width and height of the picture in pixels.
+        picture: its file.
+        folder: where the content is to be put.
+    """
+    try:
+        place = os.path.relpath(picture, folder)
+    except ValueError:  # on another drive
+        place = str(picture.absolute())
+    data: dict[str, Any] = {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": [shape for number, region in enumerate(regions) for shape in _shapes(region, number)],
+        "imagePath": place.replace(os.sep, "/"),
+        "imageData": None,
+        "imageHeight": size[1],
+        "imageWidth": size[0],
+    }
+    return json.dumps(data, ensure_ascii=False, indent=2) + "\n"
 
 
 def _shapes(region: Region, number: int) -> Iterable[dict[str, Any]]:
@@ -160,14 +168,14 @@ class YoloWriter(_Folder):
         super().__init__(folder, overwrite=overwrite)
         self._classes = Classes(classes)
         self._outlines = outlines
-        for name in _YOLO_FILES:
+        for name in yolo_class_files(()):
             self._check_free(folder / name)
 
     def close(self) -> None:
         """Write the last picture's file and the names of the classes."""
         super().close()
-        for name, content in _YOLO_FILES.items():
-            self._put(self._folder / name, content(self._classes.names))
+        for name, content in yolo_class_files(self._classes.names).items():
+            self._put(self._folder / name, content)
         self._disk.sync_folders()
 
     def _target(self) -> Path:
@@ -175,18 +183,27 @@ class YoloWriter(_Folder):
         return self._folder / "labels" / name.with_name(name.name + self.suffix)
 
     def _content(self, regions: list[Region]) -> str:
-        return "".join(self._line(region) + "\n" for region in regions)
+        return yolo_text(regions, self._size, self._classes, outlines=self._outlines)
 
-    def _line(self, region: Region) -> str:
-        width, height = self._size
-        if self._outlines:
-            numbers: Points = _bridged(outlines_of(region))
-        else:
-            left, top, right, bottom = box_of(region)
-            numbers = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
-        parts = [number / (height if axis % 2 else width) for axis, number in enumerate(numbers)]
-        number = self._classes.number(class_of(region))
-        return " ".join([str(number), *(f"{min(max(part, 0), 1):.6f}" for part in parts)])
+
+def yolo_text(regions: Iterable[Region], size: tuple[int, int], classes: Classes, *, outlines: bool) -> str:
+    """The content of a picture's file, whose classes get numbers if they have none yet.
+
+    Args:
+        size: width and height of the picture in pixels.
+    """
+    return "".join(_yolo_line(region, size, classes, outlines) + "\n" for region in regions)
+
+
+def _yolo_line(region: Region, size: tuple[int, int], classes: Classes, outlines: bool) -> str:
+    if outlines:
+        numbers: Points = _bridged(outlines_of(region))
+    else:
+        left, top, right, bottom = box_of(region)
+        numbers = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+    parts = [number / size[axis % 2] for axis, number in enumerate(numbers)]
+    number = classes.number(class_of(region))
+    return " ".join([str(number), *(f"{min(max(part, 0), 1):.6f}" for part in parts)])
 
 
 def _bridged(outlines: tuple[Points, ...]) -> Points:
@@ -203,11 +220,12 @@ def _bridged(outlines: tuple[Points, ...]) -> Points:
     return tuple(value for point in points for value in point)
 
 
-def _classes_txt(names: list[str]) -> str:
-    return "".join(name + "\n" for name in names)
+def yolo_class_files(names: Sequence[str]) -> dict[str, str]:
+    """The files, by name, that say what the classes are called, which are numbered from 0."""
+    return {"classes.txt": "".join(name + "\n" for name in names), "data.yaml": _data_yaml(names)}
 
 
-def _data_yaml(names: list[str]) -> str:
+def _data_yaml(names: Sequence[str]) -> str:
     lines = [f"  {number}: {_yaml_string(name)}\n" for number, name in enumerate(names)]
     return (
         "# Pictures belong into images/, in the same folders as their files below labels/.\n"
@@ -221,4 +239,3 @@ def _yaml_string(text: str) -> str:
 
 
 _NOT_IN_YAML = re.compile("[\\x7f-\\x9f\\ud800-\\udfff\\ufeff\\ufffe\\uffff]")
-_YOLO_FILES = MappingProxyType({"classes.txt": _classes_txt, "data.yaml": _data_yaml})

@@ -102,6 +102,16 @@ def find_items(
     return _find(sources, search, pattern)
 
 
+def holds_pictures(spelled: str) -> bool:
+    """Whether an input of :func:`find_items` stands for what is in it: a folder, a shard, a table, a list, or
+    anything that a URL names; not a picture or a pattern of pictures.
+    """
+    path = spelled if os.path.lexists(spelled) else os.path.expanduser(spelled)
+    if os.path.isdir(path) or is_url(spelled) or (spelled.startswith("@") and not os.path.lexists(spelled)):
+        return True
+    return spelled.lower().endswith(_CONTAINERS)
+
+
 def _find(sources: list[Source], search: Search, pattern: str | None) -> Iterator[Item]:
     empty = []
     for source in sources:
