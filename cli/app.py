@@ -8,10 +8,14 @@ import typer
 
 from .._version import __version__
 from .caption import caption
+from .detect import detect
 from .folder import folder
+from .ground import ground
 from .help_text import fold
 from .instructions import instructions
 from .models import models_app
+from .ocr import ocr
+from .segment import segment
 
 DESCRIPTION = """Captions, tags and analyses of images with Florence-2 PromptGen.
 
@@ -30,6 +34,8 @@ app = typer.Typer(
 )
 app.command(help=fold(caption.__doc__))(caption)
 app.command(help=fold(folder.__doc__))(folder)
+for _regions in (detect, ground, segment, ocr):
+    app.command(help=fold(_regions.__doc__))(_regions)
 app.command(help=fold(instructions.__doc__))(instructions)
 app.add_typer(models_app, name="models")
 

@@ -14,6 +14,19 @@ class Format(str, Enum):
     JSONL = "jsonl"
 
 
+class RegionFormat(str, Enum):
+    """Forms of regions; ``text`` is a table."""
+
+    TEXT = "text"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    COCO = "coco"
+    LABELME = "labelme"
+    YOLO = "yolo"
+    YOLO_SEG = "yolo-seg"
+
+
 class ListFormat(str, Enum):
     """Forms of the lists of models and instructions."""
 

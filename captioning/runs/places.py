@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .outputs import Form, OutputError, OutputOptions
+from .outputs import OutputError, OutputOptions
 from .sources.names import common_folder
 from .sources.patterns import has_braces, has_magic
 from .sources.remote import is_url_pattern
@@ -51,12 +51,14 @@ def errors_place(inputs: Sequence[str], output: OutputOptions) -> Place:
 
 def _own_file(output: OutputOptions) -> Place | None:
     """The one file of a run that has been named, in whose folder there may be others."""
-    if output.output is None or output.files == (Form.WEBDATASET,):
+    if output.output is None or output.names_folder:
         return None
     return output.place(output.files[0])
 
 
 def _folder(inputs: Sequence[str], output: OutputOptions) -> Place:
+    if not output.forms and output.drawn:
+        return output.drawn[0].folder
     return output.output_dir or output.output or input_folder(inputs)
 
 

@@ -407,7 +407,10 @@ def places_of(options: RunOptions) -> Iterator[str]:
         columns = output.named_columns(lambda _: output.extension)
         files = ", ".join(dict.fromkeys(f"*.{column.name}" for column in columns))
         yield f"{files} {'beside the images' if output.output_dir is None else f'in {output.output_dir}'}"
-    yield from (str(output.place(form)) for form in output.files)
+    for form in output.files:
+        beside = output.output is None and output.output_dir is None  # LabelMe's
+        yield f"{form.value} files beside the images" if beside else str(output.place(form))
+    yield from (str(one.file or one.folder) for one in output.drawn)
     if output.embed:
         yield "within the images"
 

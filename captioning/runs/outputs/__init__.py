@@ -6,7 +6,7 @@ from .base import Mark, OnProblem, Output, OutputError, SaveMark
 from .collisions import Collision, Targets, refuse
 from .disk import Fsync
 from .existing import Existing
-from .options import Form, OutputOptions, make_outputs
+from .options import Drawn, Form, OutputOptions, make_outputs
 from .sidecar import SameStem
 from .texts import Column, columns_of
 from .webdataset import ShardLimits
@@ -14,6 +14,7 @@ from .webdataset import ShardLimits
 __all__ = [
     "Collision",
     "Column",
+    "Drawn",
     "Existing",
     "Form",
     "Fsync",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
+from ...drawings import Drawing
+from ...images import DEFAULT_BACKGROUND, Background
+from ...region_selection import gives_regions
 from ..stores.paths import Place, StorePath
 from ..stores.staging import staging_folder
 from .base import OnProblem, Output, OutputError
@@ -15,14 +19,16 @@ from .embedded import Embedded
 from .existing import Existing
 from .growing import GrowingFile, Lines
 from .lines import CsvLines, ErrorLines, ImageFolderLines, JsonLines
+from .picture_files import DrawnFiles, LabelMeFiles, PictureFiles, YoloFiles
+from .region_files import RegionFile
 from .sidecar import SameStem, Sidecars, check_extension
 from .stored_shards import StoredShards
 from .texts import Column
 from .uploaded import Uploaded
 from .webdataset import ShardLimits, Shards
-from .whole import KohyaMetadata, Parquet, WholeFile
+from .whole import Content, KohyaMetadata, Parquet, WholeFile
 
-__all__ = ["Form", "OutputOptions", "make_outputs"]
+__all__ = ["Drawn", "Form", "OutputOptions", "make_outputs"]
 
 
 class Form(str, Enum):
@@ -35,6 +41,15 @@ class Form(str, Enum):
     KOHYA = "kohya"  # metadata.json of sd-scripts' fine-tuning
     IMAGEFOLDER = "imagefolder"  # metadata.jsonl of Hugging Face datasets
     WEBDATASET = "webdataset"  # tar shards with the pictures
+    # Of regions: one file for all pictures, in which each answer has its regions,
+    COCO = "coco"
+    REGIONS_CSV = "regions-csv"
+    REGIONS_JSON = "regions-json"
+    REGIONS_JSONL = "regions-jsonl"
+    # and forms with a file for each picture.
+    LABELME = "labelme"
+    YOLO = "yolo"
+    YOLO_SEG = "yolo-seg"
 
 
 _FILE_NAMES = {
@@ -43,7 +58,28 @@ _FILE_NAMES = {
     Form.PARQUET: "captions.parquet",
     Form.KOHYA: "metadata.json",
     Form.IMAGEFOLDER: "metadata.jsonl",
+    Form.COCO: "coco.json",
+    Form.REGIONS_CSV: "regions.csv",
+    Form.REGIONS_JSON: "regions.json",
+    Form.REGIONS_JSONL: "regions.jsonl",
 }
+_WITH_REGIONS = {  # what their formats are called
+    Form.COCO: "coco",
+    Form.REGIONS_CSV: "csv",
+    Form.REGIONS_JSON: "json",
+    Form.REGIONS_JSONL: "jsonl",
+}
+_YOLO = (Form.YOLO, Form.YOLO_SEG)
+_PER_PICTURE = (Form.LABELME, *_YOLO)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawing of each picture, and where it goes."""
+
+    drawing: Drawing
+    folder: Path  # in which the tree of the pictures is mirrored
+    file: Path | None = None  # of the one picture of a run
 
 
 @dataclass(frozen=True)
@@ -66,6 +102,10 @@ class OutputOptions:
     redo_damaged: bool = False
     same_stem: SameStem = SameStem.ERROR
     details: bool = False  # JSON lines with all that is known of each answer
+    drawn: tuple[Drawn, ...] = ()  # pictures of the regions
+    background: Background = DEFAULT_BACKGROUND  # behind transparent pixels of pictures that are drawn on
+    select: str = ""  # of forms of regions and drawings: which regions, see `select_regions`
+    classes: tuple[str, ...] = ()  # of COCO and YOLO: classes that are to have the first numbers
     shard_limits: ShardLimits = ShardLimits()  # noqa: RUF009 - frozen
     part: tuple[int, int] | None = None  # of how many runs side by side this is which, counted from 1
     fsync: Fsync = Fsync.GROUP
@@ -73,7 +113,7 @@ class OutputOptions:
     def __post_init__(self) -> None:
         if not self.columns:
             raise OutputError("there is nothing to ask: name an instruction.")
-        if not self.forms and not self.embed:
+        if not self.forms and not self.embed and not self.drawn:
             raise OutputError("the captions would go nowhere: name a --format, or give --embed.")
         if len(set(self.forms)) < len(self.forms):
             raise OutputError("each --format can be given once.")
@@ -81,7 +121,10 @@ class OutputOptions:
         for named in (self.output, self.output_dir):
             if isinstance(named, StorePath) and not named.can_be_written:
                 raise OutputError(f"{str(named)!r} is on a server that can only be read from.")
+        self._check_regions()
         for form in self.files:
+            if form is Form.LABELME:
+                continue
             if self.output is None and self.output_dir is None:
                 raise OutputError(f"--format {form.value} needs a place: name one with --output.")
             if form is Form.IMAGEFOLDER and self.part is not None:
@@ -92,9 +135,38 @@ class OutputOptions:
                 "with --output-dir."
             )
 
+    def _check_regions(self) -> None:
+        """See that what is asked has regions for the forms that need some, and a place for them."""
+        forms = [form for form in self.forms if form in _WITH_REGIONS or form in _PER_PICTURE]
+        if not forms and not self.drawn:
+            if self.select.strip():
+                raise OutputError("there is nothing to select from: no form of regions is written.")
+            return
+        if not any(gives_regions(column.instruction) for column in self.columns):
+            names = ", ".join(column.instruction for column in self.columns)
+            what = forms[0].value if forms else self.drawn[0].drawing.kind.value
+            raise OutputError(
+                f"there are no regions for {what}: {names} gives none. Ask for OD, for example."
+            )
+        if self.existing in (Existing.APPEND, Existing.PREPEND):
+            raise OutputError(f"--existing {self.existing.value} cannot be done to files of regions.")
+        for form in set(forms) & set(_PER_PICTURE):
+            if isinstance(self.output or self.output_dir, StorePath):
+                raise OutputError(f"{form.value} is written to folders of this machine only.")
+        if self.part is not None and set(forms) & set(_YOLO):
+            raise OutputError("YOLO numbers its classes, which parts of a run would do each by itself.")
+        places = [one.file or one.folder for one in self.drawn]
+        if len(set(places)) < len(places):
+            raise OutputError("each kind of drawing needs a folder of its own.")
+
+    @property
+    def names_folder(self) -> bool:
+        """Whether ``output`` is a folder."""
+        return self.output is not None and self.files[0] in (Form.WEBDATASET, *_PER_PICTURE)
+
     @property
     def files(self) -> tuple[Form, ...]:
-        """The forms with one file, or one set of shards, for all pictures."""
+        """The forms with one file, or one set of files, for all pictures."""
         return tuple(form for form in self.forms if form is not Form.SIDECAR)
 
     def named_columns(self, usual: Callable[[str], str]) -> list[Column]:
@@ -113,7 +185,7 @@ class OutputOptions:
         else:
             assert self.output_dir is not None  # checked when the options were made
             place = self.output_dir / _FILE_NAMES.get(form, "")
-        if self.part is None or form is Form.WEBDATASET:
+        if self.part is None or form is Form.WEBDATASET or form in _PER_PICTURE:
             return place
         return place.with_name(f"{place.stem}{self._part_ending()}{place.suffix}")
 
@@ -137,6 +209,10 @@ def make_outputs(options: OutputOptions, on_problem: OnProblem) -> list[Output]:
     """
     disk = Disk(options.fsync)
     outputs: list[Output] = [_make(form, options, disk, on_problem) for form in options.forms]
+    for one in options.drawn:
+        kind, content = one.drawing.kind.value, DrawnFiles(one.drawing, options.background)
+        shared = _of_pictures(options, disk, on_problem)
+        outputs.append(PictureFiles(kind, content, one.folder, file=one.file, **shared))
     if options.embed:
         outputs.append(
             Embedded(
@@ -165,6 +241,8 @@ def _make(form: Form, options: OutputOptions, disk: Disk, on_problem: OnProblem)
             disk=disk,
             on_problem=on_problem,
         )
+    if form in _PER_PICTURE:
+        return _make_per_picture(form, options, disk, on_problem)
     path = options.place(form)
     columns = options.named_columns(str)
     if form is Form.WEBDATASET and isinstance(path, StorePath):
@@ -188,8 +266,8 @@ def _make(form: Form, options: OutputOptions, disk: Disk, on_problem: OnProblem)
             disk=disk,
             on_problem=on_problem,
         )
-    if form in (Form.PARQUET, Form.KOHYA):
-        content = Parquet(columns) if form is Form.PARQUET else KohyaMetadata(columns)
+    if form in (Form.PARQUET, Form.KOHYA) or form in _WITH_REGIONS:
+        content = _whole(form, columns, options)
         if isinstance(path, StorePath):
             staged = _staged(path)
             whole = WholeFile(form.value, staged, content, existing=options.existing, disk=Disk(Fsync.NEVER))
@@ -206,6 +284,40 @@ def _make(form: Form, options: OutputOptions, disk: Disk, on_problem: OnProblem)
             [Column(columns[0].instruction, "text")] if alone else columns, path, on_problem
         )
     return _growing(form.value, path, lines, options.existing, disk)
+
+
+def _whole(form: Form, columns: Sequence[Column], options: OutputOptions) -> Content:
+    """What stands in a file that is written at the end."""
+    if form is Form.PARQUET:
+        return Parquet(columns)
+    if form is Form.KOHYA:
+        return KohyaMetadata(columns)
+    asked = [column.instruction for column in columns]
+    classes = options.classes if form is Form.COCO else ()
+    return RegionFile(_WITH_REGIONS[form], asked, select=options.select, classes=classes)
+
+
+def _make_per_picture(form: Form, options: OutputOptions, disk: Disk, on_problem: OnProblem) -> Output:
+    shared = _of_pictures(options, disk, on_problem)
+    if form is Form.LABELME:
+        folder = options.output or options.output_dir
+        assert not isinstance(folder, StorePath)
+        return PictureFiles(form.value, LabelMeFiles(), folder, **shared)
+    folder = options.place(form)
+    assert isinstance(folder, Path)
+    return YoloFiles(form.value, folder, classes=options.classes, outlines=form is Form.YOLO_SEG, **shared)
+
+
+def _of_pictures(options: OutputOptions, disk: Disk, on_problem: OnProblem) -> dict[str, Any]:
+    """What all forms with files of regions for each picture are told."""
+    return {
+        "select": options.select,
+        "only_these": [column.instruction for column in options.columns],
+        "overwrite": options.existing is Existing.OVERWRITE,
+        "full_name": options.same_stem is SameStem.FULL_NAME,
+        "disk": disk,
+        "on_problem": on_problem,
+    }
 
 
 def _growing(name: str, path: Place, lines: Lines, existing: Existing, disk: Disk) -> Output:

@@ -1,0 +1,74 @@
+"""``promptgen detect``: objects, things that you name, or whatever stands out, with boxes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from .answer_flags import ASK, AnswerFlags, expand_flags
+from .region_command import find_regions, reported
+from .region_flags import Images, RegionFlags
+from .reporting import UsageError
+
+
+@expand_flags
+def detect(
+    *,
+    image: Images,
+    phrase: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Only what you name (OPEN_VOCABULARY_DETECTION).", rich_help_panel=ASK
+        ),
+    ] = None,
+    dense: Annotated[
+        bool,
+        typer.Option(
+            "--dense", help="Descriptions instead of categories (DENSE_REGION_CAPTION).", rich_help_panel=ASK
+        ),
+    ] = False,
+    proposals: Annotated[
+        bool,
+        typer.Option("--proposals", help="Boxes without labels (REGION_PROPOSAL).", rich_help_panel=ASK),
+    ] = False,
+    wanted: RegionFlags,
+    flags: AnswerFlags,
+) -> None:
+    """Find objects in images: category names with boxes (OD).
+
+    A table on the screen, or one of the forms of --format; --overlay, --mask and --crop make pictures.
+    Folders whose regions go to files are runs as those of 'promptgen folder', which go on where they ended.
+    Exit status: 0 all done, 1 something failed, 2 wrong usage, 130 stopped with Ctrl-C.
+    """
+
+    def work() -> None:
+        asked = flags
+        if phrase is not None:
+            asked = with_input(flags, phrase, "--phrase")
+        named = asked.text_input is not None
+        if dense + proposals + named > 1:
+            raise UsageError("--phrase, --dense and --proposals are different questions; give one of them.")
+        if named:
+            instruction = "OPEN_VOCABULARY_DETECTION"
+        elif dense:
+            instruction = "DENSE_REGION_CAPTION"
+        else:
+            instruction = "REGION_PROPOSAL" if proposals else "OD"
+        find_regions(instruction, image, asked, wanted)
+
+    reported(flags, work)
+
+
+def with_input(flags: AnswerFlags, text: str, option: str) -> AnswerFlags:
+    """With a text input that was given by an option of another name.
+
+    Raises:
+        UsageError: there is nothing in it, or ``--text-input`` says something else.
+    """
+    if not text.strip():
+        raise UsageError(f"{option} is empty.")
+    if flags.text_input is not None and flags.text_input != text:
+        raise UsageError(f"{option} and --text-input are the same thing; give one of them.")
+    return replace(flags, text_input=text)
