@@ -146,11 +146,11 @@ class PictureFiles:
 
     def _prepared(self, record: Record) -> Record:
         own = record.previous_plans.get(self.name, {})
-        plan = own  # where the picture failed this time, the files of another time stay, and are still ours
-        if record.error is None:
-            made = self._make(record)
-            plan = own if made is None else self._planned(record, made, own)
-        return replace(record, plans={**record.plans, self.name: plan}) if plan else record
+        if record.error is not None:  # the files of another time stay, and are still ours
+            return replace(record, plans={**record.plans, self.name: own}) if own else record
+        made = self._make(record)
+        plan = own if made is None else self._planned(record, made, own)
+        return replace(record, plans={**record.plans, self.name: plan})
 
     def _make(self, record: Record) -> Files | None:
         """The files of a picture; None, which was then told, if it cannot be read any more."""
@@ -314,7 +314,7 @@ class YoloFiles(PictureFiles):
 
     def _numbered(self, record: Record) -> Record:
         plan = record.plans.get(self.name)
-        if not plan:
+        if record.error is not None or not plan:
             return record
         regions = regions_in(record, self._only_these, self._select)
         classes = {name: self._lines.classes.number(name) for name in map(class_of, regions)}
