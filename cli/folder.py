@@ -489,6 +489,7 @@ def _tell_plan(plan: Plan) -> None:
     counts = {
         "to caption": plan.to_caption,
         "to write again": plan.to_rewrite,
+        "to fail: their caption files cannot be read": plan.to_fail,
         "done before": plan.done_before,
         "failed before": plan.failed_before,
         "have captions": plan.kept,

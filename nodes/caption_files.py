@@ -205,6 +205,8 @@ class CaptionFiles:
         found = look_at(target)
         if not text:
             self._problem(record.name, "the caption is empty")
+        elif found.state is State.UNREADABLE:
+            self._problem(record.name, f"{target.name} {found.reason}; it is left as it is")
         elif found.unusable and self._existing is Existing.SKIP:
             self._problem(record.name, f"{target.name} {found.reason}; mode overwrite replaces it")
         elif found.state is State.CAPTION and self._is_kept(found.content.decode("utf-8-sig"), text):

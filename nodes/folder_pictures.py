@@ -288,6 +288,6 @@ def _caption(options: PageOptions, name: str, problems: list[str]) -> str:
             continue
         if found.state is State.CAPTION:
             return found.content.decode("utf-8-sig").strip()
-        if found.state is State.DAMAGED:
+        if found.state in (State.DAMAGED, State.UNREADABLE):
             problems.append(printable(f"the caption of {name}: {os.path.basename(place)} {found.reason}"))  # noqa: PTH119
     return ""

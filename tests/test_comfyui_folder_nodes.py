@@ -409,6 +409,19 @@ def test_damaged_captions_are_reported_and_empty_texts_not_written(host: Host, t
 
 
 @pytest.mark.comfyui
+def test_a_folder_where_a_caption_belongs_is_reported_and_stops_no_other(host: Host, tmp_path: Path) -> None:
+    for name in "ab":
+        draw(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").mkdir()
+    prompt = load(tmp_path) | {"2": save("new", ["1", 2], folder=["1", 4], mode="overwrite")}
+    entry = succeeded(host.run(prompt))
+    assert "the caption of a.png: a.txt is a folder" in entry.texts("1")[0]
+    assert "a.png: a.txt is a folder; it is left as it is" in entry.texts("2")[0]
+    assert (tmp_path / "a.txt").is_dir()
+    assert (tmp_path / "b.txt").read_text(encoding="utf-8") == "new\n"
+
+
+@pytest.mark.comfyui
 def test_another_number_of_captions_is_an_error_with_both_numbers(host: Host, tmp_path: Path) -> None:
     for name in "abc":
         draw(tmp_path / "three" / f"{name}.png")

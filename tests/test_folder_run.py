@@ -391,6 +391,43 @@ def test_a_bad_picture_is_named_and_stops_no_other(
     assert not (album / "errors.jsonl").exists()
 
 
+@posix
+def test_a_caption_file_that_cannot_be_read_is_named_and_stops_no_other(
+    album: Path, folder: Callable[..., Ended], expected: Callable[..., str]
+) -> None:
+    (album / "0.txt").symlink_to("0.txt")  # leads to itself
+    (album / "deep" / "4.txt").mkdir()
+    told = {"0.png": f"{album / '0.txt'}", "deep/4.png": f"{album / 'deep' / '4.txt'}"}
+    if os.geteuid() != 0:  # who may read everything
+        (album / "1.txt").write_text("of somebody else")
+        (album / "1.txt").chmod(0)
+        told["1.png"] = f"{album / '1.txt'}"
+
+    plan = folder(album, "--dry-run", "--redo-damaged")
+    assert re.search(rf"^ +{len(told)} to fail", plan.stdout, re.MULTILINE)
+    assert f"{6 - len(told)} to caption" in plan.stdout
+    ended = folder(album, "--existing", "overwrite")
+    assert ended.status == 1
+    assert f"{6 - len(told)} captioned, {len(told)} failed" in ended.stderr
+    errors = {row["name"]: row["reason"] for row in lines_of(album / "errors.jsonl")}
+    assert errors.keys() == told.keys()
+    for name, path in told.items():
+        assert path in errors[name]
+        assert "--retry-errors" in errors[name]
+    assert (album / "0.txt").readlink() == Path("0.txt")
+    assert (album / "deep" / "4.txt").is_dir()
+    assert (album / "3.txt").read_text(encoding="utf-8").strip() == expected(3)
+
+    (album / "0.txt").unlink()
+    (album / "deep" / "4.txt").rmdir()
+    (album / "1.txt").chmod(0o644)
+    ended = folder(album, "--retry-errors", "--existing", "overwrite")
+    assert ended.status == 0, ended.stderr
+    assert captions(album)["deep/4"] == expected(4)
+    assert len(captions(album)) == 6
+    assert not (album / "errors.jsonl").exists()
+
+
 def test_a_run_stops_when_too_many_have_failed(album: Path, folder: Callable[..., Ended]) -> None:
     for number in range(3):
         (album / f"{number}.png").write_bytes(b"nonsense")

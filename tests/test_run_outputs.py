@@ -26,6 +26,7 @@ from promptgen.captioning.runs.outputs import (
     Fsync,
     OutputError,
     OutputOptions,
+    PictureError,
     SameStem,
     ShardLimits,
     Targets,
@@ -84,19 +85,24 @@ class Session:
             writer = GroupWriter(journal, self.outputs)
             try:
                 writer.start()
-                todo = [one for one in items if self._wants(journal, one)]
+                todo = [work for one in items if (work := self._work(journal, one)) is not None]
                 for at in range(0, len(todo), 3):
-                    writer.write([caption(one) for one in todo[at : at + 3]])
+                    group = todo[at : at + 3]
+                    writer.write([caption(one) if isinstance(one, Item) else one for one in group])
                 writer.finish()
             finally:
                 writer.close()
         return self
 
-    def _wants(self, journal: Journal, one: Item) -> bool:
+    def _work(self, journal: Journal, one: Item) -> Item | Record | None:
         standing = journal.standing(one)
         if standing.known is not Known.NOTHING:
-            return False
-        return standing.outdated or any(output.wants(one) for output in self.outputs)
+            return None
+        try:
+            wanted = standing.outdated or any(output.wants(one) for output in self.outputs)
+        except PictureError as error:
+            return record(one, results=(), error=str(error))
+        return one if wanted else None
 
 
 def run(folder: Path, items: list[Item], *columns: Column, **options: Any) -> Session:
@@ -406,9 +412,54 @@ def test_a_name_that_is_too_long_costs_one_caption(tmp_path: Path) -> None:
 
 def test_a_folder_where_a_caption_belongs_costs_one_caption(pictures: list[Item], root: Path) -> None:
     (root / "a.txt").mkdir()
-    session = run(root, pictures, CAPTION, existing=Existing.OVERWRITE)
-    assert [name for name, _ in session.problems] == ["a.png"]
+    session = run(root, pictures, CAPTION, existing=Existing.OVERWRITE, errors=root / "errors.jsonl")
+    assert not session.problems
+    [error] = [json.loads(line) for line in (root / "errors.jsonl").read_text().splitlines()]
+    assert error["name"] == "a.png"
+    assert "is a folder" in error["reason"]
     assert (root / "b.txt").exists()
+
+
+def test_a_caption_that_has_become_unreadable_costs_no_caption_of_another_form(
+    pictures: list[Item], root: Path
+) -> None:
+    run(root, pictures, CAPTION, forms=(Form.JSONL,), output_dir=root)
+    (root / "a.txt").mkdir()
+    forms = {"forms": (Form.JSONL, Form.SIDECAR), "output_dir": root, "errors": root / "errors.jsonl"}
+
+    def known(one: Item) -> Record:  # as the journal gives it to an output that lacks it
+        return record(one, is_known=True)
+
+    with Journal(root / ".promptgen-run.sqlite", json.dumps(["CAPTION"])) as journal:
+        session = Session(root, OutputOptions((CAPTION,), **forms))
+        writer = GroupWriter(journal, session.outputs)
+        writer.start()
+        writer.write([known(one) for one in pictures])
+        writer.finish()
+        writer.close()
+    [(name, reason)] = session.problems
+    assert (name, "is a folder" in reason) == ("a.png", True)
+    assert names_in(root / "captions.jsonl", Form.JSONL, root) == {one.name for one in pictures}
+    assert (root / "b.txt").exists()
+    assert not (root / "errors.jsonl").exists()
+
+
+def test_a_caption_that_becomes_unreadable_while_its_picture_is_captioned_is_an_error(
+    pictures: list[Item], root: Path
+) -> None:
+    errors = root / "errors.jsonl"
+    run(root, pictures, CAPTION, errors=errors)
+    (root / "a.txt").unlink()
+    (root / "a.txt").mkdir()
+    session = run(root, [replace(one, fingerprint="2") for one in pictures], CAPTION, errors=errors)
+    [(name, reason)] = session.problems
+    assert name == "a.png"
+    assert [json.loads(line)["reason"] for line in errors.read_text().splitlines()] == [reason]
+    assert (root / "b.txt").read_text() == "Picture b.png, v2.\n"
+    (root / "a.txt").rmdir()
+    run(root, [replace(one, fingerprint="3") for one in pictures], CAPTION, errors=errors)
+    assert (root / "a.txt").read_text() == "Picture a.png, v3.\n"
+    assert not errors.exists()
 
 
 def test_pictures_of_shards_need_a_folder(root: Path, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ class Plan:
 
     to_caption: int
     to_rewrite: int
+    to_fail: int  # before they are captioned: nobody can read the captions that they have
     done_before: int
     failed_before: int
     kept: int
@@ -231,14 +232,18 @@ class FolderRun:
             stack.enter_context(journal)
             fresh = Behindhand.of(journal, outputs).is_fresh
             selection = Selection(journal, outputs, fresh, late, options.retry_errors)
-            to_caption = to_rewrite = 0
+            to_caption = to_rewrite = to_fail = 0
             for work in selection.choose(self._items(self._tell), self._left):
                 to_caption += isinstance(work, Item)
-                to_rewrite += isinstance(work, Record)
+                if isinstance(work, Record) and work.error is not None:
+                    self._tell(work.name, work.error)
+                    to_fail += 1
+                else:
+                    to_rewrite += isinstance(work, Record)
                 self._advance()
         left = self._left
         return Plan(
-            to_caption=to_caption, to_rewrite=to_rewrite, done_before=left.done,
+            to_caption=to_caption, to_rewrite=to_rewrite, to_fail=to_fail, done_before=left.done,
             failed_before=left.failed_before, kept=left.kept, same_stem=left.same_stem,
             places=tuple(places_of(options)), journal=self._journal, errors=self._errors,
         )  # fmt: skip
@@ -337,11 +342,14 @@ class FolderRun:
         for one in work:
             if self._stopping():
                 return
-            if isinstance(one, Record):
+            if not isinstance(one, Record):
+                yield one
+            elif one.error is None:
                 behind.put(one)
                 self._rewritten += 1
             else:
-                yield one
+                behind.put(one)
+                self._count(one)
             self._advance()
 
     def _until_ended(self, items: Iterable[Item]) -> Iterator[Item]:

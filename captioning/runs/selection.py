@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .journal import Journal, Known
-from .outputs import Output, Targets
+from .outputs import Output, PictureError, Targets
 from .outputs.base import Forgetful
 from .records import Item, Record
 
@@ -43,7 +43,8 @@ class Selection:
     retry_errors: bool = False
 
     def choose(self, items: Iterable[Item], left: Left) -> Iterator[Item | Record]:
-        """What is to be done, in order: a picture to caption, or a record of the journal to write again.
+        """What is to be done, in order: a picture to caption, or a record to write without a model: one of
+        the journal's, or the reason why a picture is not captioned.
 
         Args:
             left: counts those that are left out.
@@ -54,6 +55,15 @@ class Selection:
                 yield work
 
     def _work_on(self, item: Item, left: Left) -> Item | Record | None:
+        try:
+            return self._chosen(item, left)
+        except PictureError as error:
+            return Record(
+                item.name, item.relative, item.path, item.fingerprint,
+                error=str(error), open=item.open, url=item.url,
+            )  # fmt: skip
+
+    def _chosen(self, item: Item, left: Left) -> Item | Record | None:
         standing = self.journal.standing(item)
         if self.late is not None and self.late.came_late(item.name):
             left.same_stem += 1

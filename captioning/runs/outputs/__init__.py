@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Mark, OnProblem, Output, OutputError, SaveMark
+from .base import Mark, OnProblem, Output, OutputError, PictureError, SaveMark
 from .collisions import Collision, Targets, refuse
 from .disk import Fsync
 from .existing import Existing
@@ -23,6 +23,7 @@ __all__ = [
     "Output",
     "OutputError",
     "OutputOptions",
+    "PictureError",
     "SameStem",
     "SaveMark",
     "ShardLimits",

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from ..records import Item, Record
 from ..stores.paths import Place
 
-__all__ = ["Forgetful", "Mark", "OnProblem", "Output", "OutputError", "SaveMark"]
+__all__ = ["Forgetful", "Mark", "OnProblem", "Output", "OutputError", "PictureError", "SaveMark"]
 
 Mark = Mapping[str, Any]
 """Where an output stands, as JSON can hold it; made by the output, kept by the journal."""
@@ -25,6 +25,10 @@ class OutputError(Exception):
 
     What was committed before is safe, and the run can be continued once the cause is gone.
     """
+
+
+class PictureError(Exception):
+    """One picture cannot get its captions, for a reason of its own. The message says why, and the way out."""
 
 
 class Output(Protocol):
@@ -56,7 +60,11 @@ class Output(Protocol):
         """
 
     def wants(self, item: Item) -> bool:
-        """Whether it has a use for captions of this picture; no if there are some that are to be kept."""
+        """Whether it has a use for captions of this picture; no if there are some that are to be kept.
+
+        Raises:
+            PictureError: nobody can tell.
+        """
 
     def start(self, mark: Mark | None) -> None:
         """Bring the files to the state of ``mark``; ``None``: of a run that has not written yet.

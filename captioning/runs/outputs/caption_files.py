@@ -20,7 +20,7 @@ def look_at_caption(path: Place) -> Found:
     """Read a caption file, if there is one, and judge it.
 
     Raises:
-        OSError: it is there, but cannot be read; the store cannot be asked.
+        OSError: its folder cannot be looked into; the store cannot be asked.
     """
     if not isinstance(path, StorePath):
         return look_at(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,6 +14,8 @@ from ..sources.patient import patiently
 __all__ = ["Existing", "Found", "State", "joined", "look_at"]
 
 _PARTIAL = ".partial"
+_MISSING = frozenset([errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL])
+_OUR_OWN = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOMEM])  # no fault of any file
 
 
 class Existing(str, Enum):
@@ -31,6 +34,7 @@ class State(Enum):
     CAPTION = "caption"
     EMPTY = "empty"
     DAMAGED = "damaged"
+    UNREADABLE = "unreadable"  # nobody can tell; to be left alone
 
 
 @dataclass(frozen=True)
@@ -51,21 +55,25 @@ def look_at(path: Path) -> Found:
     """Read a caption file, if there is one, and judge it.
 
     Raises:
-        OSError: it is there, but cannot be read.
+        OSError: its folder cannot be looked into, and so no other file in it.
     """
     try:
         content = patiently(path.read_bytes)
-    except IsADirectoryError:
-        return Found(State.DAMAGED, reason="is a folder")
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL):
-            raise
+        if error.errno not in _MISSING:
+            if error.errno in _OUR_OWN or not os.path.lexists(path):
+                raise
+            return Found(State.UNREADABLE, reason=_why_unreadable(path, error))
         partial = path.with_name(path.name + _PARTIAL)
         with contextlib.suppress(OSError):  # the name is too long for a file system: there is none
             if partial.exists():
                 return Found(State.DAMAGED, reason=f"only {partial.name!r} is there, half-written")
         return Found(State.MISSING)
     return judge(content)
+
+
+def _why_unreadable(path: Path, error: OSError) -> str:
+    return "is a folder" if path.is_dir() else f"cannot be read: {error.strerror or error}"
 
 
 def judge(content: bytes) -> Found:

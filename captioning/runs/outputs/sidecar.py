@@ -14,7 +14,7 @@ from typing import Any
 from ..records import Item, Record
 from ..stores.listings import Listings
 from ..stores.paths import Place, StorePath
-from .base import Mark, OnProblem, OutputError, SaveMark
+from .base import Mark, OnProblem, OutputError, PictureError, SaveMark
 from .caption_files import each, glance_at, look_at_caption, settle, write_caption
 from .disk import Disk, telling
 from .existing import Existing, Found, State, joined
@@ -95,8 +95,14 @@ class Sidecars:
         return [self._place(item, extension) for extension in self._columns]
 
     def wants(self, item: Item) -> bool:
-        """Whether one of the files is not there, or is there to be changed."""
+        """Whether one of the files is not there, or is there to be changed.
+
+        Raises:
+            PictureError: one cannot be read.
+        """
         found = [(path, _look_at(path, glance_at)) for path in self.targets(item)]
+        for path, one in found:
+            _require_readable(path, one)
         if any(self._may_write(one) for _, one in found):
             return True
         for path, one in found:
@@ -159,15 +165,30 @@ class Sidecars:
 
     def _prepared(self, record: Record) -> Record:
         own = record.previous_plans.get(self.name, {})
-        # Where the picture failed this time, the captions of another time stay, and are still ours.
-        plan = self._planned(record, own) if record.error is None else own
-        return replace(record, plans={**record.plans, self.name: plan}) if plan else record
+        if record.error is not None:  # the captions of another time stay, and are still ours
+            return self._with_plan(record, own) if own else record
+        try:
+            plan = self._planned(record, own)
+        except PictureError as error:
+            self._on_problem(record.name, str(error))
+            if not record.is_known:  # of one that is, other outputs have the captions
+                return replace(record, error=str(error), results=(), plans=record.previous_plans)
+            plan = own
+        return self._with_plan(record, plan)
 
-    def _planned(self, record: Record, own: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_plan(self, record: Record, plan: Mapping[str, Any]) -> Record:
+        return replace(record, plans={**record.plans, self.name: plan})
+
+    def _planned(self, record: Record, own: Mapping[str, Any]) -> Mapping[str, Any]:
+        """
+        Raises:
+            PictureError: one of the files cannot be read.
+        """
         plan = {}
         for extension in self._columns:
             path = self._place(record, extension)
             found = _look_at(path)
+            _require_readable(path, found)
             last = own.get(extension)
             if last is not None and _is_ours(found, last):
                 plan[extension] = self._plan(record, extension, found, last.get("base"), ours=True)
@@ -225,6 +246,10 @@ class Sidecars:
         path = self._place(record, extension)
         report = functools.partial(self._on_problem, record.name)
         found = _look_at(path)
+        if found.state is State.UNREADABLE:
+            if not record.is_known:  # else it was told when this was prepared
+                report(_unreadable(path, found))
+            return
         state = _digest(found)
         base = plan.get("base")
         done = state == plan["after"]
@@ -254,6 +279,22 @@ def _is_ours(found: Found, last: Mapping[str, Any]) -> bool:
     """Whether a file is as we have left it: written, or about to be written once more when we were killed."""
     digest = _digest(found)
     return digest == last["after"] or (last["ours"] and digest == last["before"])
+
+
+def _require_readable(path: Place, found: Found) -> None:
+    """
+    Raises:
+        PictureError: there is a file that cannot be read.
+    """
+    if found.state is State.UNREADABLE:
+        raise PictureError(_unreadable(path, found))
+
+
+def _unreadable(path: Place, found: Found) -> str:
+    return (
+        f"the caption file {str(path)!r} {found.reason}; left as it is. Make it readable or move it away, "
+        "and start again with --retry-errors"
+    )
 
 
 def _look_at(path: Place, look: Callable[[Place], Found] = look_at_caption) -> Found:
