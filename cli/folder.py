@@ -328,7 +328,7 @@ def folder(
         else:
             raise UsageError("--devices are of this machine, --ray is for others; give one of the two.")
         stop = threading.Event()
-        first = "Stopping after the images at hand. Ctrl-C again stops at once."
+        first = f"Stopping{'' if dry_run else ' after the images at hand'}. Ctrl-C again stops at once."
         try:
             with stop_on_signals(stop, first), RunTeller(quiet=flags.quiet, seconds=report_every) as teller:
                 run = FolderRun(options, captioner, teller.progress, stop, teller.problem, workers)
@@ -485,7 +485,14 @@ def _same_command() -> str:
 
 
 def _tell_plan(plan: Plan) -> None:
-    """What would be done; the result of ``--dry-run``, so on standard output."""
+    """What would be done; the result of ``--dry-run``, so on standard output.
+
+    Raises:
+        typer.Exit: it was stopped before that was known.
+    """
+    if plan.stopped:
+        say("Stopped before all images were looked at. Nothing was written.")
+        raise typer.Exit(STOPPED)
     counts = {
         "to caption": plan.to_caption,
         "to write again": plan.to_rewrite,

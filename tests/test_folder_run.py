@@ -625,6 +625,42 @@ def test_ctrl_c_ends_in_order_and_says_how_to_go_on(long_album: Path, number: si
     assert rows == (len(captions(long_album)),) * 2
 
 
+INTERRUPTED = """
+import signal, sys
+from promptgen.captioning.runs import run
+from promptgen.cli import main
+
+at, sys.argv = int(sys.argv[1]), sys.argv[2:]
+found, find_items = 0, run.find_items
+
+def find(*inputs, **how):  # as the user presses Ctrl-C while the so-manieth picture is looked at
+    global found
+    for item in find_items(*inputs, **how):
+        found += 1
+        if found == at:
+            signal.raise_signal(signal.SIGINT)
+        assert found < at + 2
+        yield item
+
+run.find_items = find
+
+main()
+"""
+
+
+@posix
+@pytest.mark.parametrize("at", [2, 9], ids=["while stems are compared", "while captions are looked for"])
+def test_ctrl_c_ends_a_dry_run(album: Path, at: int) -> None:
+    before = sorted(album.rglob("*"))
+    command = [sys.executable, "-c", INTERRUPTED, str(at), "promptgen", "folder", str(album), "--dry-run"]
+    ended = subprocess.run([*command, *QUICK], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stdout == ""
+    assert "Ctrl-C again" in ended.stderr
+    assert "Nothing was written" in ended.stderr
+    assert sorted(album.rglob("*")) == before
+
+
 @posix
 def test_a_second_ctrl_c_ends_at_once(long_album: Path) -> None:
     process = start(long_album, "--batch-size", 256, "--max-new-tokens", 1000, "--min-new-tokens", 900)

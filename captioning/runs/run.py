@@ -121,6 +121,7 @@ class Plan:
     places: tuple[str, ...]  # where captions would go
     journal: Place
     errors: Place
+    stopped: bool  # before all pictures were looked at, as it was told to
 
 
 def run_folder(
@@ -215,7 +216,7 @@ class FolderRun:
         return report
 
     def plan(self) -> Plan:
-        """What :meth:`run` would do. Writes nothing.
+        """What :meth:`run` would do. Writes nothing. Ends early when it is told to stop.
 
         Raises:
             SourceError, OutputError, JournalError: as the run would.
@@ -233,7 +234,7 @@ class FolderRun:
             fresh = Behindhand.of(journal, outputs).is_fresh
             selection = Selection(journal, outputs, fresh, late, options.retry_errors)
             to_caption = to_rewrite = to_fail = 0
-            for work in selection.choose(self._items(self._tell), self._left):
+            for work in selection.choose(self._until_ended(self._items(self._tell)), self._left):
                 to_caption += isinstance(work, Item)
                 if isinstance(work, Record) and work.error is not None:
                     self._tell(work.name, work.error)
@@ -246,6 +247,7 @@ class FolderRun:
             to_caption=to_caption, to_rewrite=to_rewrite, to_fail=to_fail, done_before=left.done,
             failed_before=left.failed_before, kept=left.kept, same_stem=left.same_stem,
             places=tuple(places_of(options)), journal=self._journal, errors=self._errors,
+            stopped=self._stop.is_set(),
         )  # fmt: skip
 
     def _make_outputs(self) -> list[Output]:
