@@ -160,8 +160,8 @@ def folder(
         SameStem,
         typer.Option(
             metavar="HOW",
-            help="Images that ask for one caption file (a.jpg and a.png for a.txt): error (do not start), "
-            "full-name (a.jpg.txt), first (leave the others out).",
+            help="Images that ask for one caption file (a.jpg and a.png for a.txt; in shards, for one entry "
+            "of kohya's file): error (do not start), full-name (a.jpg.txt), first (leave the others out).",
             rich_help_panel=OUTPUT,
         ),
     ] = SameStem.ERROR,

@@ -14,6 +14,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import traceback
@@ -452,6 +453,36 @@ def test_pictures_of_one_stem_are_noticed_before_anything_is_written(
     assert first.status == 0, first.stderr
     assert "6 captioned" in first.stderr
     assert len(captions(album)) == 6
+
+
+@pytest.mark.parametrize("rule", ["error", "first", "full-name"])
+def test_pictures_of_one_stem_in_a_shard_are_noticed_where_kohya_names_them(
+    album: Path, tmp_path: Path, folder: Callable[..., Ended], expected: Callable[..., str], rule: str
+) -> None:
+    shard, out = tmp_path / "s.tar", tmp_path / "metadata.json"
+    with tarfile.open(shard, "w") as tar:
+        for number, name in enumerate(("a.jpg", "a.png", "b.png")):
+            (tmp_path / name).write_bytes(drawing(number, "JPEG" if name == "a.jpg" else "PNG"))
+            tar.add(tmp_path / name, name)
+    asked = [album, shard, "-o", out, "--same-stem"]
+    ended = folder(*asked, rule)
+    if rule == "error":
+        assert ended.status == 1
+        assert "s.tar#a.jpg and s.tar#a.png: " in ended.stderr
+        assert "--same-stem" in ended.stderr
+        assert not out.exists()
+        assert folder(*asked, "full-name").status == 0  # and then by another rule, with all in the journal
+        ended = folder(*asked, rule := "first")
+    assert ended.status == 0, ended.stderr
+    pairs = json.loads(out.read_text(encoding="utf-8"), object_pairs_hook=list)
+    in_shard = [(key, dict(entry)["tags"]) for key, entry in pairs if not Path(key).is_absolute()]
+    if rule == "first":
+        assert in_shard == [("s/a", in_shard[0][1]), ("s/b", expected(2))]
+        assert "1 left out" in ended.stderr
+    else:
+        assert [key for key, _ in in_shard] == ["s/a.jpg", "s/a.png", "s/b.png"]
+        assert in_shard[1][1] == expected(1)
+    assert len(pairs) == 6 + len(in_shard)
 
 
 def test_pictures_of_one_stem_are_noticed_across_the_parts_of_a_run(

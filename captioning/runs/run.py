@@ -301,11 +301,12 @@ class FolderRun:
             OutputError: two do.
         """
         targets = stack.enter_context(Targets())
-        part = self._options.output.part
+        part, has_entries = self._options.output.part, self._options.output.has_entries
         total = 0
         for item in self._items(_ignore, fingerprints=False, every_part=True):
             files = [path for output in outputs for path in output.targets(item)]
-            if not files:  # nor have the others: there is nothing to wait for
+            files += self._options.output.entries(item)
+            if not (files or has_entries):  # nor have the others: there is nothing to wait for
                 self._counter = Counter(self._items(_ignore, fingerprints=False))
                 stack.callback(self._counter.stop)
                 return None

@@ -15,7 +15,7 @@ from types import TracebackType
 from ..stores.paths import Place, StorePath, as_place
 from .base import OutputError
 
-__all__ = ["Collision", "Targets", "refuse"]
+__all__ = ["Collision", "Taken", "Targets", "refuse"]
 
 _SHOWN = 10  # collisions that are told of one by one
 
@@ -83,8 +83,29 @@ class Targets:
         self.close()
 
 
+class Taken:
+    """Names that are given once only. Lives on disk, in a nameless temporary file."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8192;"
+            "CREATE TABLE taken (name BLOB PRIMARY KEY) WITHOUT ROWID;"
+            "BEGIN;"
+        )
+
+    def take(self, name: str) -> bool:
+        """Whether nobody has it yet."""
+        row = (os.fsencode(name),)
+        return self._database.execute("INSERT OR IGNORE INTO taken VALUES (?)", row).rowcount > 0
+
+    def close(self) -> None:
+        """Give the temporary file back."""
+        self._database.close()
+
+
 def refuse(targets: Targets) -> None:
-    """See that no two pictures ask for one file.
+    """See that no two pictures ask for one file, or for one entry in a file.
 
     Raises:
         OutputError: some do. The message lists them and says what can be done.

@@ -11,6 +11,7 @@ from typing import Any
 from ...drawings import Drawing
 from ...images import DEFAULT_BACKGROUND, Background
 from ...region_selection import gives_regions
+from ..records import Item
 from ..stores.paths import Place, StorePath
 from ..stores.staging import staging_folder
 from .base import OnProblem, Output, OutputError
@@ -26,7 +27,7 @@ from .stored_shards import StoredShards
 from .texts import Column
 from .uploaded import Uploaded
 from .webdataset import ShardLimits, Shards
-from .whole import Content, KohyaMetadata, Parquet, WholeFile
+from .whole import Content, KohyaMetadata, Parquet, WholeFile, kohya_name
 
 __all__ = ["Drawn", "Form", "OutputOptions", "make_outputs"]
 
@@ -189,6 +190,19 @@ class OutputOptions:
             return place
         return place.with_name(f"{place.stem}{self._part_ending()}{place.suffix}")
 
+    @property
+    def has_entries(self) -> bool:
+        """Whether there are pictures that have :meth:`entries`."""
+        return Form.KOHYA in self.forms and self.same_stem is not SameStem.FULL_NAME
+
+    def entries(self, item: Item) -> list[Place]:
+        """What a picture asks for within a file of all, where it is called by its stem as caption files are:
+        the file, and below it the name of the entry.
+        """
+        if not self.has_entries or item.path is not None:
+            return []
+        return [self.place(Form.KOHYA) / kohya_name(item, full=False)]
+
     def shard_prefix(self) -> str:
         """What the names of shards begin with."""
         return f"captions{self._part_ending()}"
@@ -291,10 +305,14 @@ def _whole(form: Form, columns: Sequence[Column], options: OutputOptions) -> Con
     if form is Form.PARQUET:
         return Parquet(columns)
     if form is Form.KOHYA:
-        return KohyaMetadata(columns)
+        return _kohya(columns, options)
     asked = [column.instruction for column in columns]
     classes = options.classes if form is Form.COCO else ()
     return RegionFile(_WITH_REGIONS[form], asked, select=options.select, classes=classes)
+
+
+def _kohya(columns: Sequence[Column], options: OutputOptions) -> KohyaMetadata:
+    return KohyaMetadata(columns, full_names=options.same_stem is SameStem.FULL_NAME)
 
 
 def _make_per_picture(form: Form, options: OutputOptions, disk: Disk, on_problem: OnProblem) -> Output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -11,13 +12,14 @@ from typing import Any, BinaryIO, Protocol
 from ..records import Item, Record
 from ..stores.paths import Place
 from .base import Mark, OutputError, SaveMark
+from .collisions import Taken
 from .disk import Disk, place_for, telling, temporary_of
 from .existing import Existing
 from .extent import Extent, refuse_foreign
 from .lines import readable
 from .texts import Column, check_columns, texts_of
 
-__all__ = ["KohyaMetadata", "Parquet", "WholeFile"]
+__all__ = ["KohyaMetadata", "Parquet", "WholeFile", "kohya_name"]
 
 _ROWS = 10_000  # of one group in Parquet, all of which are in memory at once
 
@@ -158,15 +160,20 @@ class Parquet:
 class KohyaMetadata:
     """What sd-scripts' fine-tuning takes as ``in_json``: for each picture a ``caption``, ``tags``, or both.
 
-    Pictures are named by their full path, as with ``--full_path`` of its own scripts; those of shards and
-    tables, which have none, by their name without its extension, to be found in its ``image_dir``.
+    Pictures are named by their full path, as with ``--full_path`` of its own scripts; those of shards, tables
+    and stores, which have none, by their name without its extension, to be found in its ``image_dir``.
+
+    Args:
+        full_names: those without a path keep their extension; they are found where the trainer is started in
+            their folder.
 
     Raises:
         OutputError: there are two instructions of one kind, where it has one place for each.
     """
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[Column], *, full_names: bool = False) -> None:
         self._columns = columns
+        self._full_names = full_names
         self._keys = {column.name: _kohya_key(column) for column in columns}
         if len(set(self._keys.values())) < len(columns) or len(self._keys) < len(columns):
             raise OutputError(
@@ -184,15 +191,27 @@ class KohyaMetadata:
     def write(self, stream: BinaryIO, records: Iterator[Record]) -> None:
         """Entry by entry."""
         before = b"{\n"
-        for record in records:
-            texts = texts_of(record, self._columns)
-            entry = {self._keys[name]: text for name, text in texts.items() if text is not None}
-            line = f"  {json.dumps(_kohya_name(record), ensure_ascii=False)}: " + json.dumps(
-                dict(sorted(entry.items())), ensure_ascii=False
-            )
-            stream.write(before + line.encode("utf-8", "backslashreplace"))
-            before = b",\n"
+        with closing(Taken()) as taken:
+            for record in records:
+                name = self._name(record)
+                if record.path is None and not taken.take(name):
+                    continue  # known from a run with another rule for equal stems
+                stream.write(before + self._line(name, record))
+                before = b",\n"
         stream.write(b"\n}\n")
+
+    def _line(self, name: str, record: Record) -> bytes:
+        texts = texts_of(record, self._columns)
+        entry = {self._keys[name]: text for name, text in texts.items() if text is not None}
+        line = f"  {json.dumps(name, ensure_ascii=False)}: " + json.dumps(
+            dict(sorted(entry.items())), ensure_ascii=False
+        )
+        return line.encode("utf-8", "backslashreplace")
+
+    def _name(self, record: Record) -> str:
+        if record.path is not None:
+            return str(record.path.absolute())
+        return kohya_name(record, full=self._full_names)
 
 
 def _kohya_key(column: Column) -> str:
@@ -201,10 +220,9 @@ def _kohya_key(column: Column) -> str:
     return "tags" if find_instruction(column.instruction).answer is AnswerKind.TAGS else "caption"
 
 
-def _kohya_name(record: Record) -> str:
-    if record.path is not None:
-        return str(record.path.absolute())
-    return record.relative.with_suffix("").as_posix()
+def kohya_name(picture: Item | Record, *, full: bool) -> str:
+    """What a picture that has no path is called in kohya's metadata."""
+    return (picture.relative if full else picture.relative.with_suffix("")).as_posix()
 
 
 def _has_text(record: Record, columns: Sequence[Column]) -> bool:
