@@ -12,7 +12,10 @@ from .instructions import INSTRUCTIONS, Instruction
 from .regions import REGION_KINDS
 from .tiles import TileOptions, check_tiles
 
-__all__ = ["VisionOptions", "check_vision"]
+__all__ = ["DEFAULT_REGION_MODEL", "VisionOptions", "check_vision"]
+
+DEFAULT_REGION_MODEL = "Florence-2-base-ft"
+"""The checkpoint for regions, by catalogue name; the one for captions was not trained to find any."""
 
 
 @dataclass(frozen=True)

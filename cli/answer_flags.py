@@ -30,22 +30,25 @@ _DEVICE = "Model and device"
 _WHITE = "white"
 
 
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|HUB_ID|FOLDER",
+        help="Checkpoint by catalogue name (see 'promptgen models list'), Hub id or folder. "
+        "'demo' is built in and knows drawn shapes only.",
+        autocompletion=complete_model,
+        rich_help_panel=_DEVICE,
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnswerFlags:
     """What was given for the options that captioning commands share."""
 
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME|HUB_ID|FOLDER",
-            help="Checkpoint by catalogue name (see 'promptgen models list'), Hub id or folder. "
-            "'demo' is built in and knows drawn shapes only.",
-            autocompletion=complete_model,
-            rich_help_panel=_DEVICE,
-        ),
-    ] = DEFAULT_MODEL
+    model: Model = DEFAULT_MODEL
     text_input: Annotated[
         str | None,
         typer.Option(

@@ -9,7 +9,7 @@ import typer
 
 from .answer_flags import ASK, AnswerFlags, expand_flags
 from .region_command import find_regions, reported
-from .region_flags import Images, RegionFlags
+from .region_flags import Images, RegionAnswerFlags, RegionFlags
 from .reporting import UsageError
 
 
@@ -34,7 +34,7 @@ def detect(
         typer.Option("--proposals", help="Boxes without labels (REGION_PROPOSAL).", rich_help_panel=ASK),
     ] = False,
     wanted: RegionFlags,
-    flags: AnswerFlags,
+    flags: RegionAnswerFlags,
 ) -> None:
     """Find objects in images: category names with boxes (OD).
 
@@ -44,7 +44,7 @@ def detect(
     """
 
     def work() -> None:
-        asked = flags
+        asked: AnswerFlags = flags
         if phrase is not None:
             asked = with_input(flags, phrase, "--phrase")
         named = asked.text_input is not None

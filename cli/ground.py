@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from .answer_flags import ASK, AnswerFlags, expand_flags
+from .answer_flags import ASK, expand_flags
 from .detect import with_input
 from .region_command import find_regions, reported
-from .region_flags import Images, RegionFlags
+from .region_flags import Images, RegionAnswerFlags, RegionFlags
 from .reporting import UsageError
 
 
@@ -28,7 +28,7 @@ def ground(
         ),
     ] = None,
     wanted: RegionFlags,
-    flags: AnswerFlags,
+    flags: RegionAnswerFlags,
 ) -> None:
     """Find the phrases of a caption in images (CAPTION_TO_PHRASE_GROUNDING).
 

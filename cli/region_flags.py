@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..captioning.runs.outputs import SameStem
-from .answer_flags import OUTPUT
+from ..captioning.vision_options import DEFAULT_REGION_MODEL
+from .answer_flags import OUTPUT, AnswerFlags, Model
 from .choices import RegionFormat
 from .reporting import UsageError
 
@@ -40,8 +41,15 @@ Images = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionAnswerFlags(AnswerFlags):
+    """The options of all captioning commands, with a checkpoint that finds regions."""
+
+    model: Model = DEFAULT_REGION_MODEL
+
+
+@dataclass(frozen=True, kw_only=True)
 class RegionFlags:
-    """What was given for them."""
+    """What was given for those of these commands alone."""
 
     format: Annotated[
         RegionFormat | None,

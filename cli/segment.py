@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from .answer_flags import ASK, AnswerFlags, expand_flags
+from .answer_flags import ASK, expand_flags
 from .detect import with_input
 from .region_command import find_regions, reported
-from .region_flags import Images, RegionFlags
+from .region_flags import Images, RegionAnswerFlags, RegionFlags
 from .reporting import UsageError
 
 
@@ -35,7 +35,7 @@ def segment(
         ),
     ] = None,
     wanted: RegionFlags,
-    flags: AnswerFlags,
+    flags: RegionAnswerFlags,
 ) -> None:
     """Outline what you name, or what is in a box; with --mask, as masks.
 
