@@ -14,12 +14,13 @@ from ..florence2 import GeneratedSequence, GenerationOptions
 from ..models_cache import DEFAULT_MODEL
 from .features import FeatureCache, shared_feature_cache
 from .images import DEFAULT_BACKGROUND, Background, ImageSource, parse_background
-from .instructions import Instruction, check_text_input, find_instructions
-from .pictures import Picture, PictureReader
+from .instructions import AnswerKind, Instruction, check_text_input, find_instructions
+from .pictures import Picture, PictureReader, Question, View
 from .read_ahead import MOST_THREADS, ReadAhead
 from .results import Result, parse_answer
 from .scores import TokenScores
 from .tags import TagOptions
+from .tile_answers import join_tile_answers, tile_vision
 from .vision_options import VisionOptions, check_vision
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Captioner:
             InstructionError: an unknown instruction, a text input that is missing or that none takes, or
                 scores of regions where none finds any.
             ModelFilesError: the checkpoint is not there and cannot be had.
-            CheckpointError: the checkpoint cannot be loaded.
+            CheckpointError: the checkpoint cannot be loaded, or an adapter does not fit it.
             ValueError: an option that the checkpoint does not allow.
             OutOfMemoryError: torch's; the device has not enough memory for one picture.
         """
@@ -161,9 +162,11 @@ class Captioner:
         for instruction in table:
             self._warn_if_unknown(instruction, entry)
         pictures: ReadAhead[ImageSource, Any] = ReadAhead(_named(images))
+        known = () if entry is None else entry.instructions
         run = _Run(
-            self._features, tuple(table), options, _prompts_of(entry), self.batch_size, on_step, keep_features
-        )
+            self._features, tuple(table), options, _prompts_of(entry), known, self.batch_size, on_step,
+            keep_features,
+        )  # fmt: skip
         waits = hasattr(images, "__next__")  # an iterator may take its time, a list does not
         return self._run(run, pictures, waits)
 
@@ -204,6 +207,7 @@ class _Run:
         instructions: tuple[Instruction, ...],
         options: CaptionOptions,
         prompts: dict[str, str],
+        known: tuple[str, ...],
         batch_size: int | None,
         on_step: StepCallback | None,
         keep_features: bool,
@@ -214,6 +218,7 @@ class _Run:
         self._instructions = instructions
         self._options = options
         self._prompts = prompts
+        self._known = known
         self._batch_size = batch_size
         self._on_step = on_step
         self._keep_features = keep_features
@@ -226,17 +231,16 @@ class _Run:
         """Take and answer a batch of ``pictures``; with ``ahead`` the next one is read meanwhile."""
         options = self._options
         reader = PictureReader(
-            model.image_processor, self._instructions, self._prompts, options.text_input, options.background
-        )
+            model.image_processor, self._instructions, self._prompts, options.text_input, options.background,
+            options.vision.tile, self._known,
+        )  # fmt: skip
         answers = self._answers_at_a_time(model)
-        count = max(1, answers // len(self._instructions))
         # A CPU has enough to do: one thread is always in time, more would take its cores.
         threads = 1 if model.device.type == "cpu" else MOST_THREADS
-        group = pictures.take(count, count if ahead else 0, reader, threads)
+        group = self._take(pictures, max(1, answers // len(self._instructions)), ahead, reader, threads)
 
         readable = [picture for _, picture in group if isinstance(picture, Picture)]
-        features = self._encode(model, readable)
-        results = iter(self._answer(model, readable, features, answers))
+        results = iter(self._answer(model, readable, answers))
         done = []
         for name, picture in group:
             if isinstance(picture, Picture):
@@ -245,6 +249,25 @@ class _Run:
             else:
                 done.append(ImageResult(name, error=str(picture), exception=picture))
         return done
+
+    def _take(
+        self,
+        pictures: ReadAhead[ImageSource, Any],
+        count: int,
+        ahead: bool,
+        reader: PictureReader,
+        threads: int,
+    ) -> list[tuple[str, Any]]:
+        """Pictures that have ``count`` views, or as many as there are."""
+        if self._options.vision.tile is None:
+            return pictures.take(count, count if ahead else 0, reader, threads)
+        # A page may have hundreds of tiles, which is seen when it is read: so not many pages at a time.
+        group: list[tuple[str, Any]] = []
+        views = 0
+        while views < count and (taken := pictures.take(1, threads if ahead else 0, reader, threads)):
+            group += taken
+            views += len(taken[0][1].views) if isinstance(taken[0][1], Picture) else 1
+        return group
 
     def _answers_at_a_time(self, model: LoadedModel) -> int:
         from .batches import fitting
@@ -263,20 +286,20 @@ class _Run:
             most = min(most, self._batch_size)
         return fitting(model.device, model.encoding_bytes(1), most)
 
-    def _encode(self, model: LoadedModel, pictures: Sequence[Picture]) -> dict[str, Tensor]:
-        """Image features ``[N, d_model]`` on the device, by the key of the picture."""
+    def _encode(self, model: LoadedModel, views: Sequence[View]) -> dict[str, Tensor]:
+        """Image features ``[N, d_model]`` on the device, by the key of the view."""
         import torch
 
         features: dict[str, Tensor] = {}
         missing: dict[str, Tensor] = {}  # pixels
-        for picture in pictures:
-            if picture.key in features or picture.key in missing:
+        for view in views:
+            if view.key in features or view.key in missing:
                 continue
-            cached = self._cache.get(_cache_key(model, picture.key))
+            cached = self._cache.get(_cache_key(model, view.key))
             if cached is None:
-                missing[picture.key] = picture.pixels
+                missing[view.key] = view.pixels
             else:
-                features[picture.key] = cached.to(model.device)
+                features[view.key] = cached.to(model.device)
 
         def encode(pixels: Sequence[Tensor]) -> list[Tensor]:
             batch = torch.stack(list(pixels)).to(model.device)
@@ -291,52 +314,84 @@ class _Run:
                     self._cache.put(_cache_key(model, key), row)
         return features
 
-    def _answer(
-        self, model: LoadedModel, pictures: Sequence[Picture], features: dict[str, Tensor], size: int
-    ) -> list[Result]:
-        """Decode all (picture, instruction) pairs, ``size`` of them together; one result for each pair.
+    def _answer(self, model: LoadedModel, pictures: Sequence[Picture], size: int) -> list[Result]:
+        """One result for each (picture, instruction) pair; ``size`` answers are decoded together.
 
-        An instruction about several regions counts as many times, and its answers become one result.
+        An instruction about several regions, or about the tiles of a picture, counts as many times, and its
+        answers become one result.
         """
+        views = [view for picture in pictures for view in picture.views]
+        at_a_time = max(1, size // len(self._instructions))
+        answers: list[Result] = []
+        for first in range(0, len(views), at_a_time):
+            answers += self._look(model, views[first : first + at_a_time], size)
+        left = iter(answers)
+        return [result for picture in pictures for result in self._results_of(picture, left)]
+
+    def _look(self, model: LoadedModel, views: Sequence[View], size: int) -> list[Result]:
+        """The answers to all questions about ``views``, one for each prompt, in order."""
         import torch
 
-        from .region_prompts import join_region_answers
-
+        features = self._encode(model, views)
         vision, generation = self._options.vision, self._options.generation
         if vision.with_scores:
             generation = dataclasses.replace(generation, output_scores=True)
 
-        def answer(pairs: Sequence[tuple[Picture, Instruction, str]]) -> list[Result]:
-            batch = torch.stack([features[picture.key] for picture, _, _ in pairs])
+        def answer(pairs: Sequence[tuple[View, Question, str]]) -> list[Result]:
+            batch = torch.stack([features[view.key] for view, _, _ in pairs])
             prompts = [prompt for _, _, prompt in pairs]
             sequences = model.generate(batch, prompts, generation, on_step=self._on_step)
             return [
                 parse_answer(
-                    instruction,
+                    question.asked,
                     sequence.text,
-                    image_size=picture.size,
+                    image_size=view.size,
                     truncated=sequence.truncated,
                     tag_options=self._options.tags,
                     token_scores=_token_scores(sequence) if vision.with_scores else None,
-                    vision=vision,
+                    vision=self._choosing(question),
                 )
-                for (picture, instruction, _), sequence in zip(pairs, sequences, strict=True)
+                for (view, question, _), sequence in zip(pairs, sequences, strict=True)
             ]
 
         pairs = [
-            (picture, instruction, prompt)
-            for picture in pictures
-            for instruction, prompts in zip(self._instructions, picture.prompts, strict=True)
-            for prompt in prompts
+            (view, question, prompt)
+            for view in views
+            for question in view.questions
+            for prompt in question.prompts
         ]
-        answers = iter(self._answers.run(answer, pairs, size, model.device))
+        return self._answers.run(answer, pairs, size, model.device)
+
+    def _choosing(self, question: Question) -> VisionOptions | None:
+        """Which of the regions that an answer holds are kept, before it is joined with others."""
+        if not question.of_part:
+            return self._options.vision
+        of_text = self._instructions[question.number].answer is AnswerKind.OCR  # which has no scores
+        return None if of_text else tile_vision(self._options.vision)
+
+    def _results_of(self, picture: Picture, answers: Iterator[Result]) -> list[Result]:
+        """One result for each instruction of the ``answers`` to all that was asked about a picture."""
+        found: list[list[tuple[View, list[Result]]]] = [[] for _ in self._instructions]
+        for view in picture.views:
+            for question in view.questions:
+                found[question.number].append((view, [next(answers) for _ in question.prompts]))
         return [
-            join_region_answers(instruction, [next(answers) for _ in prompts], picture.boxes)
-            if instruction.input == "region"
-            else next(answers)
-            for picture in pictures
-            for instruction, prompts in zip(self._instructions, picture.prompts, strict=True)
+            self._join(picture, instruction, parts)
+            for instruction, parts in zip(self._instructions, found, strict=True)
         ]
+
+    def _join(
+        self, picture: Picture, instruction: Instruction, parts: Sequence[tuple[View, list[Result]]]
+    ) -> Result:
+        from .region_prompts import join_region_answers
+
+        answers = parts[0][1]
+        if instruction.input == "region":
+            return join_region_answers(instruction, answers, picture.boxes)
+        if len(parts) == 1:
+            return answers[0]
+        about = [(view.box, answer) for view, (answer,) in parts]
+        return join_tile_answers(instruction, about, picture.size, self._options.vision)
 
 
 def _token_scores(sequence: GeneratedSequence) -> TokenScores:

@@ -1,4 +1,4 @@
-"""From a source of a picture to what the device needs of it."""
+"""From a source of a picture to what the device needs of it: what it looks at, and what it is asked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from .errors import ImageError, InstructionError
 from .features import pixels_key
 from .images import Background, ImageSource, open_image
 from .instructions import Instruction, build_prompts
+from .tile_answers import tile_instruction
+from .tiles import TileBox, TileOptions, is_tileable, tile_boxes
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from ..models_cache import ImageProcessor
@@ -19,13 +22,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What is asked about a view for the sake of one of the run's instructions."""
+
+    number: int  # of that instruction
+    asked: Instruction  # the instruction itself, or what it comes to for a part of the picture
+    prompts: tuple[str, ...]  # one, or one per region that is asked about
+    of_part: bool  # whether the answer is one of several that become one result
+
+
+@dataclass(frozen=True)
+class View:
+    """What the model sees at a time: the whole picture or a tile of it."""
+
+    box: TileBox  # in pixels of the picture
+    pixels: Tensor  # [H, W, 3] uint8, on the CPU, in the checkpoint's size
+    key: str  # of the pixels
+    questions: tuple[Question, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of the picture."""
+        return self.box[2] - self.box[0], self.box[3] - self.box[1]
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture that was read."""
 
     size: tuple[int, int]  # width and height in pixels, after EXIF rotation
-    prompts: tuple[tuple[str, ...], ...]  # of each instruction: one, or one per region that it is asked about
-    pixels: Tensor  # [H, W, 3] uint8, on the CPU, in the checkpoint's size
-    key: str  # of the pixels
+    views: tuple[View, ...]  # the whole picture, unless all is asked about tiles alone; then the tiles
     boxes: tuple[Box, ...] = ()  # that were asked about, in pixels
 
 
@@ -38,20 +64,47 @@ class PictureReader:
     prompts: Mapping[str, str]  # literal prompts that the checkpoint has of its own, by instruction
     text_input: str | None
     background: Background
+    tile: TileOptions | None = None  # how to cut it
+    known: tuple[str, ...] = ()  # what the checkpoint was trained on; empty if that is not known
 
     def __call__(self, source: ImageSource) -> Picture | ImageError | InstructionError:
         """The picture, or why it cannot be read or does not fit the text input."""
         try:
             image = open_image(source, background=self.background)
-            prompts = tuple(
-                build_prompts(instruction, self.text_input, self.prompts, image_size=image.size)
-                for instruction in self.instructions
-            )
+            tiles = self._tiles(image.size)
+            whole, parts = self._questions(image.size, tiled=bool(tiles))
             boxes = self._boxes(image.size)
         except (ImageError, InstructionError) as error:
             return _without_tracebacks(error)
+        views = [self._view(image, (0, 0, *image.size), whole)] if whole else []
+        views += [self._view(image.crop(box), box, parts) for box in tiles]
+        return Picture(image.size, tuple(views), boxes)
+
+    def _tiles(self, image_size: tuple[int, int]) -> tuple[TileBox, ...]:
+        if self.tile is None:
+            return ()
+        return tile_boxes(image_size, self.tile, self.processor.size)
+
+    def _questions(
+        self, image_size: tuple[int, int], *, tiled: bool
+    ) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+        """What is asked about the whole picture, and what about each tile."""
+        whole: list[Question] = []
+        parts: list[Question] = []
+        for number, instruction in enumerate(self.instructions):
+            of_part = tiled and is_tileable(instruction)
+            asked = tile_instruction(instruction, self.known) if of_part else instruction
+            prompts = build_prompts(asked, self.text_input, self.prompts, image_size=image_size)
+            question = Question(number, asked, prompts, of_part)
+            if of_part:
+                parts.append(question)
+            if not of_part or (self.tile is not None and self.tile.whole):
+                whole.append(question)
+        return tuple(whole), tuple(parts)
+
+    def _view(self, image: Image, box: TileBox, questions: tuple[Question, ...]) -> View:
         pixels = self.processor.resize(image)
-        return Picture(image.size, prompts, pixels, pixels_key(pixels), boxes)
+        return View(box, pixels, pixels_key(pixels), questions)
 
     def _boxes(self, image_size: tuple[int, int]) -> tuple[Box, ...]:
         if self.text_input is None or not any(one.input == "region" for one in self.instructions):

@@ -118,6 +118,11 @@ class AnalysisResult(Result):
 class OcrText(Result):
     """The words in the picture, line breaks kept."""
 
+    tiles: int | None = None  # that a large picture was cut into, if it was
+
+    def _extra(self) -> dict[str, Any]:
+        return {} if self.tiles is None else {"tiles": self.tiles}
+
     @property
     def lines(self) -> list[str]:
         """The lines that hold anything."""
@@ -139,9 +144,11 @@ class Regions(Result):
     """Labelled places; ``text`` is the list of labels, one per region, for OCR one in a line."""
 
     regions: tuple[Region, ...]
+    tiles: int | None = None  # that a large picture was cut into, if it was
 
     def _extra(self) -> dict[str, Any]:
-        return {"regions": [region.to_dict() for region in self.regions]}
+        extra: dict[str, Any] = {"regions": [region.to_dict() for region in self.regions]}
+        return extra if self.tiles is None else extra | {"tiles": self.tiles}
 
 
 def parse_answer(

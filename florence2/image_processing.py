@@ -23,6 +23,11 @@ class ImageProcessor:
 
     config: ImageProcessingConfig
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of what the checkpoint sees."""
+        return self.config.width, self.config.height
+
     def resize(self, image: Image.Image) -> Tensor:
         """The pixels of an RGB picture in the checkpoint's size (aspect not kept, antialiased as Pillow
         does it): ``[H, W, 3]`` uint8, on the CPU.
@@ -30,7 +35,7 @@ class ImageProcessor:
         Raises:
             ValueError: the picture is not RGB, or has another size and the checkpoint does not resize.
         """
-        size = (self.config.width, self.config.height)
+        size = self.size
         if image.mode != "RGB":
             raise ValueError(f"Pictures must be RGB, got mode {image.mode!r}.")
         if self.config.do_resize and image.size != size:

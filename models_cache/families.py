@@ -20,6 +20,11 @@ class ImageProcessor(Protocol):
     Two are equal if they do the same.
     """
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of what the checkpoint sees."""
+        ...
+
     def resize(self, image: Image) -> torch.Tensor:
         """The pixels of an RGB picture of any size: ``[H, W, 3]`` uint8, on the CPU."""
         ...
