@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -143,8 +144,6 @@ def _output_options(
 
 
 def _run(output: OutputOptions, images: Sequence[str], flags: AnswerFlags, wanted: RegionFlags) -> None:
-    import threading
-
     from ..captioning.runs.run import FolderRun, RunOptions
     from .folder import _tell_report
     from .run_progress import RunTeller
@@ -152,6 +151,8 @@ def _run(output: OutputOptions, images: Sequence[str], flags: AnswerFlags, wante
 
     if "-" in images:
         raise UsageError("'-' (paths from standard input) does not go with folders; name them alone.")
+    for one in output.drawn:
+        _check_outside(one.folder, images, recursive=wanted.recursive)
     options = RunOptions(
         inputs=tuple(images),
         output=output,
@@ -167,6 +168,24 @@ def _run(output: OutputOptions, images: Sequence[str], flags: AnswerFlags, wante
     with stop_on_signals(stop, first), RunTeller(quiet=flags.quiet, seconds=30.0) as teller:
         report = FolderRun(options, captioner, teller.progress, stop, teller.problem).run()
     _tell_report(report, None, quiet=flags.quiet)
+
+
+def _check_outside(folder: Path, images: Sequence[str], *, recursive: bool) -> None:
+    """See that the next run does not find the pictures that this one makes.
+
+    Raises:
+        UsageError: they would lie among its images.
+    """
+    for image in images:
+        root, place = Path(os.path.realpath(Path(image).expanduser())), Path(os.path.realpath(folder))
+        if not root.is_dir() or not place.is_relative_to(root):
+            continue
+        below = place.relative_to(root).parts
+        if (recursive or not below) and not any(part.startswith(".") for part in below):
+            raise UsageError(
+                f"{str(folder)!r} lies in {image!r}, where the next run would take its pictures for images. "
+                "Name a folder elsewhere."
+            )
 
 
 # ---- answers as they come

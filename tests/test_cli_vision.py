@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from promptgen.captioning import Captioner, Region, draw_masks, draw_overlay, open_image
+from promptgen.captioning.vision_options import DEFAULT_REGION_MODEL
 from promptgen.cli import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -469,6 +470,32 @@ def test_a_shard_gives_pictures_of_its_members(promptgen: Promptgen, album: Path
     (made,) = (path for path in Path("shown").rglob("*.png"))
     image = open_image(album / "three.png")
     np.testing.assert_array_equal(*arrays(Image.open(made), draw_overlay(image, found(album / "three.png"))))
+
+
+def test_pictures_are_not_put_among_the_images_of_a_run(promptgen: Promptgen, album: Path) -> None:
+    asked = ("detect", album, "--model", "no-such-model", "--mask")
+    ended = promptgen(*asked, album / "masks")
+    assert ended.status == 2
+    assert "take its pictures for images" in ended.stderr
+    for place in (album / ".masks", album.parent / "masks"):
+        assert "no-such-model" in promptgen(*asked, place).stderr
+
+
+def test_the_default_checkpoint_knows_what_is_asked(
+    promptgen: Promptgen, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from promptgen.models_cache import entry_of
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(album.parent / "cache"))
+    monkeypatch.setenv("PROMPTGEN_MODELS", str(album.parent / "models"))
+    ended = promptgen("ocr", album / "three.png", "--offline")
+    assert ended.status == 1
+    entry = entry_of(DEFAULT_REGION_MODEL)
+    assert entry is not None
+    assert entry.hub_id in ended.stderr
+    asked = ("OD", "DENSE_REGION_CAPTION", "REGION_PROPOSAL", "OPEN_VOCABULARY_DETECTION", "OCR_WITH_REGION")
+    assert set(asked) <= set(entry.instructions)
 
 
 def test_text_of_a_run_is_refused(promptgen: Promptgen, album: Path) -> None:
