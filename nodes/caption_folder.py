@@ -200,6 +200,13 @@ def _run_inputs() -> list[Any]:
             tooltip="At the end, write report.html with counts, lengths, frequent tags, errors and a sample "
             "of images with their captions.",
         ),
+        io.Boolean.Input(
+            "restart",
+            optional=True,
+            default=False,
+            tooltip="Forget what earlier runs have done, but not their captions: those count as there, and "
+            "'existing' says what becomes of them. Off: go on where the last run ended.",
+        ),
     ]
 
 

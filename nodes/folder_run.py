@@ -70,6 +70,7 @@ class FolderSettings:
     max_errors: int = -1
     retry_errors: bool = False
     report_page: bool = False
+    restart: bool = False
 
     def options(self, captions: CaptionOptions) -> RunOptions:
         """As the engine takes them. Nothing is written yet.
@@ -101,6 +102,7 @@ class FolderSettings:
             captions=captions,
             recursive=self.recursive,
             pattern=self.pattern.strip() or None,
+            restart=self.restart,
             retry_errors=self.retry_errors,
             report=place / REPORT if self.report_page else None,
             max_errors=None if self.max_errors < 0 else self.max_errors,
@@ -183,7 +185,7 @@ def fingerprint(inputs: Mapping[str, Any]) -> Any:
     if None in known.values():  # connected, and not known yet
         return float("nan")
     settings, _ = _settings_of(known)
-    if settings.retry_errors:
+    if settings.retry_errors or settings.restart:
         return float("nan")
     try:
         return _digest(settings.options(CaptionOptions()))
@@ -271,14 +273,14 @@ def _lines(report: RunReport, options: RunOptions, problems: _Problems) -> Itera
         yield f"Report: {printable(str(options.report))}"
 
 
+_LIKE_FLAGS = (
+    "existing", "same_stem", "redo_damaged", "restart", "retry_errors", "max_errors", "extension",
+)  # fmt: skip
 _FLAGS = {
     "output": "output_folder",
     "output-dir": "output_folder",
     "format": "form",
-    **{
-        name.replace("_", "-"): name
-        for name in ("existing", "same_stem", "redo_damaged", "retry_errors", "max_errors", "extension")
-    },
+    **{name.replace("_", "-"): name for name in _LIKE_FLAGS},
 }
 
 

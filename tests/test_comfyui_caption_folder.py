@@ -243,6 +243,21 @@ def test_captions_of_others_are_kept_unless_it_is_said(host: Host, album: Path) 
     assert (album / "2.txt").read_text(encoding="utf-8").endswith("\nmine\n")
 
 
+def test_restart_captions_again_what_existing_says(host: Host, album: Path) -> None:
+    host.run(prompt(album, **QUICK))
+    (album / "3.txt").unlink()
+    (album / "2.txt").write_text("mine", encoding="utf-8")
+    entry = host.run(prompt(album, restart=True, **QUICK))
+    assert counts(entry) == {"captioned": 1, "failed": 0, "left": 5, "total": 6}
+    assert "5 had captions" in entry.texts("1")[0]
+    again = prompt(album, restart=True, existing="overwrite", **QUICK)
+    for _ in range(2):  # each time it is asked for
+        entry = host.run(again)
+        assert "1" not in entry.cached
+        assert counts(entry)["captioned"] == 6
+    assert (album / "2.txt").read_text(encoding="utf-8") != "mine"
+
+
 # What goes wrong -------------------------------------------------------------------------------
 
 
