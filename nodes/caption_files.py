@@ -6,9 +6,11 @@ here.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from ..captioning.runs.outputs.disk import Disk
 from ..captioning.runs.outputs.existing import State, joined, look_at
 from ..captioning.runs.outputs.sidecar import Sidecars
 from ..captioning.runs.records import Record
+from ..captioning.runs.sources.listing import list_folder
+from ..captioning.runs.sources.search import is_picture_name
 from . import host
 from .folders import SHOWN, printable
 from .inputs import require_texts
@@ -167,30 +171,56 @@ class CaptionFiles:
             )
 
     def _without_late(self, records: list[Record]) -> list[Record]:
-        """The records, each with a file of its own.
+        """The records, each with a file of its own. Images beside them count, which another call may bring.
 
         Raises:
             ValueError: two ask for one file, and there is no rule for that.
         """
+        names: dict[str, str] = {}  # by path
+        for record in records:
+            if str(record.path) in names:
+                raise ValueError(
+                    f"The file name {printable(record.name)!r} comes twice; an image has one caption."
+                )
+            names[str(record.path)] = record.name
         with Targets() as targets:
-            seen: set[Path | None] = set()
-            for record in records:
-                if record.path in seen:
-                    raise ValueError(
-                        f"The file name {printable(record.name)!r} comes twice; an image has one caption."
-                    )
-                seen.add(record.path)
-                targets.add(record.name, [self._target(record)])
-            late = {collision.other: collision for collision in targets.collisions()}
-        if late and self._same_stem is not SameStem.FIRST:
-            lines = [printable(f"{one.first} and {one.other}: {one.target.name}") for one in late.values()]
+            for one in [*self._beside(records), *records]:
+                targets.add(str(one.path), [self._target(one)])
+            asked = [one for one in targets.collisions() if one.first in names or one.other in names]
+        if asked and self._same_stem is not SameStem.FIRST:
+            lines = [
+                f"{self._shown(one.first, names)} and {self._shown(one.other, names)}: {one.target.name}"
+                for one in asked
+            ]
             raise ValueError(
                 _listed("Images that ask for the same caption file:", lines)
-                + "\nSet 'same_stem' to full-name for names like a.jpg.txt, or to first."
+                + "\nAll images in the folder count, also those whose names did not come. Set 'same_stem' to "
+                "full-name for names like a.jpg.txt, or to first."
             )
-        for one in late.values():
-            self._problem(one.other, f"its caption file is that of {one.first}")
-        return [record for record in records if record.name not in late]
+        late = {one.other: one.first for one in asked if one.other in names}
+        for other, first in late.items():
+            self._problem(names[other], f"its caption file is that of {self._shown(first, names)}")
+        return [record for record in records if str(record.path) not in late]
+
+    def _beside(self, records: Sequence[Record]) -> Iterator[Record]:
+        """The images beside those of the records that have a stem of theirs, in the order of a run."""
+        if self._same_stem is SameStem.FULL_NAME:  # as no other has
+            return
+        folders: dict[tuple[Path, Path], set[str]] = {}
+        for record in records:
+            image = Path(record.name)
+            if record.path is not None and image.suffix.lower() in image_extensions():
+                there = image if image.is_absolute() and image.is_file() else record.path
+                folders.setdefault((there.parent, record.path.parent), set()).add(_folded_stem(image.name))
+        for (folder, place), stems in folders.items():
+            is_wanted = functools.partial(_is_picture_of, stems)
+            for name in list_folder(str(folder), is_wanted, lambda _: False, self._problem).files:
+                yield Record(name, Path(name), place / name, "")
+
+    def _shown(self, path: str, names: Mapping[str, str]) -> str:
+        if path in names:
+            return names[path]
+        return os.path.relpath(path, self._options.folder) if self._options.folder else path
 
     def _target(self, record: Record) -> Path:
         (target,) = self._sidecars.targets(record)
@@ -238,6 +268,15 @@ class CaptionFiles:
         problem = printable(f"{name}: {reason}")
         self._saved.problems.append(problem)
         logger.warning("Save Captions: %s", problem)
+
+
+def _is_picture_of(stems: Collection[str], name: str) -> bool:
+    return _folded_stem(name) in stems and is_picture_name(name)
+
+
+def _folded_stem(name: str) -> str:
+    """Equal where two stems are, or may be, the same to a file system."""
+    return unicodedata.normalize("NFC", os.path.splitext(name)[0]).casefold()  # noqa: PTH122
 
 
 def _files(count: int, what: str) -> str:

@@ -74,9 +74,9 @@ class PromptGenSaveCaptions(io.ComfyNode):
                     options=SAME_STEM,
                     optional=True,
                     default=SAME_STEM[0],
-                    tooltip="If two images differ in the extension alone, as a.jpg and a.png do, and so ask "
-                    "for one file: error writes nothing, full-name calls all files like a.jpg.txt, first "
-                    "gives the file to the first of them.",
+                    tooltip="If two images in a folder differ in the extension alone, as a.jpg and a.png do, "
+                    "and so ask for one file, whether both are given here or not: error writes nothing, "
+                    "full-name calls all files like a.jpg.txt, first gives the file to the first by name.",
                 ),
             ],
             outputs=[

@@ -467,6 +467,36 @@ def test_images_with_the_same_stem(host: Host, tmp_path: Path, rule: str) -> Non
 
 
 @pytest.mark.comfyui
+@pytest.mark.parametrize("rule", ["error", "full-name", "first"])
+def test_images_with_the_same_stem_on_two_pages(host: Host, tmp_path: Path, rule: str) -> None:
+    for name in ("a.jpg", "a.png", "b.png"):
+        draw(tmp_path / name)
+    told = []
+    for page in range(3):
+        text = {"2": save(f"page {page}", ["1", 2], folder=["1", 4], mode="overwrite", same_stem=rule)}
+        prompt = load(tmp_path, start=page, limit=1) | text
+        if rule == "error" and page < 2:
+            assert "a.jpg and a.png: a.txt" in error_of(host, prompt)
+        else:
+            told += succeeded(host.run(prompt)).texts("2")
+    if rule == "full-name":
+        names = {"a.jpg.txt": "page 0\n", "a.png.txt": "page 1\n", "b.png.txt": "page 2\n"}
+        assert written(tmp_path) == names
+    elif rule == "first":
+        assert written(tmp_path) == {"a.txt": "page 0\n", "b.txt": "page 2\n"}
+        assert "a.png: its caption file is that of a.jpg" in told[1]
+    else:
+        assert written(tmp_path) == {"b.txt": "page 2\n"}
+
+
+@pytest.mark.comfyui
+def test_a_name_without_its_extension_is_that_of_the_image_beside(host: Host, tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    succeeded(host.run({"2": save("x", "a", folder=str(tmp_path))}))
+    assert written(tmp_path) == {"a.txt": "x\n"}
+
+
+@pytest.mark.comfyui
 def test_absolute_names_need_no_folder(host: Host, tmp_path: Path) -> None:
     picture = draw(tmp_path / "a.png")
     succeeded(host.run({"2": save("x", str(picture))}))
