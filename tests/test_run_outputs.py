@@ -10,6 +10,7 @@ import os
 import random
 import stat
 import sys
+import tarfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -704,15 +705,68 @@ def test_from_shards_to_shards(pictures: list[Item], tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["captions-000000.tar"]
 
 
-def test_shards_stay_when_a_picture_is_gone(pictures: list[Item], tmp_path: Path) -> None:
+def in_shards(folder: Path) -> list[tuple[bytes, str]]:
+    """The picture and the caption of each sample."""
+    found = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            content = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+        keys = sorted(name.partition(".")[0] for name in content if name.endswith(".json"))
+        found += [(content[f"{key}.png"], content[f"{key}.txt"].decode()) for key in keys]
+    return found
+
+
+def test_a_picture_that_is_gone_stays_in_shards_that_are_written_anew(
+    pictures: list[Item], tmp_path: Path
+) -> None:
     out = tmp_path / "shards"
     run(tmp_path, pictures, CAPTION, forms=(Form.WEBDATASET,), output=out)
-    before = tree(out)
+    content = [one.path.read_bytes() for one in pictures]  # type: ignore[union-attr]
     pictures[1].path.unlink()  # type: ignore[union-attr]
     changed = [replace(pictures[0], fingerprint="2"), *pictures[1:]]
     session = run(tmp_path, changed, CAPTION, forms=(Form.WEBDATASET,), output=out)
-    assert session.problems[0][0] == pictures[1].name
-    assert set(tree(out)) == set(before), "the only copy of the picture is still there"
+    assert not session.problems
+    versions = [(one, "2" if one is changed[0] else "1") for one in changed]
+    wanted = {(content[at], f"Picture {one.name}, v{v}.") for at, (one, v) in enumerate(versions)}
+    samples = in_shards(out)
+    assert (len(samples), set(samples)) == (4, wanted)
+
+
+def test_shards_stay_when_a_picture_is_gone_that_never_came_into_them(
+    pictures: list[Item], tmp_path: Path
+) -> None:
+    out = tmp_path / "shards"
+    at_hand = pictures[1].path.read_bytes()  # type: ignore[union-attr]
+    pictures[1].path.unlink()  # type: ignore[union-attr]
+    session = run(tmp_path, pictures, CAPTION, forms=(Form.WEBDATASET,), output=out)
+    assert [name for name, _ in session.problems] == [pictures[1].name]
+    before = in_shards(out)
+    assert at_hand not in dict(before)
+    changed = [replace(pictures[0], fingerprint="2"), *pictures[1:]]
+    session = run(tmp_path, changed, CAPTION, forms=(Form.WEBDATASET,), output=out)
+    assert "outdated" in session.problems[-1][1]
+    assert in_shards(out)[: len(before)] == before
+
+
+def test_pictures_of_shards_are_in_new_shards_once_when_all_are_captioned_again(
+    pictures: list[Item], tmp_path: Path
+) -> None:
+    content = {one.name: one.path.read_bytes() for one in pictures}  # type: ignore[union-attr]
+
+    def packed(version: str) -> list[Item]:
+        return [
+            Item(f"s.tar#{name}", Path("s") / name, None, version, lambda data=data: io.BytesIO(data))
+            for name, data in content.items()
+        ]
+
+    out, limits = tmp_path / "shards", ShardLimits(samples=3)
+    how: dict[str, Any] = {"forms": (Form.WEBDATASET,), "output": out, "shard_limits": limits}
+    for version in ("1", "2"):  # as under other settings
+        session = run(tmp_path, packed(version), CAPTION, **how)
+        assert not session.problems
+        wanted = [(data, f"Picture s.tar#{name}, v{version}.") for name, data in content.items()]
+        assert in_shards(out) == wanted
+    assert sorted(path.name for path in out.iterdir()) == ["captions-000000.tar", "captions-000001.tar"]
 
 
 def names_in(path: Path, form: Form, folder: Path) -> set[str]:

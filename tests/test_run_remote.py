@@ -502,6 +502,23 @@ def test_shards_are_written_anew_when_a_picture_has_changed(
     assert found["0.png"] == expected(7)
 
 
+def test_shards_made_of_shards_are_written_anew_under_other_settings(
+    memory: Any, captioner: Captioner, expected: Callable[[int], str]
+) -> None:
+    pytest.importorskip("pyarrow.parquet")
+    make_inputs(memory, "/base")
+    output = {"forms": (Form.WEBDATASET,), "output": as_place("memory://out"), "shard_limits": ShardLimits(2)}
+    short = CaptionOptions(GenerationOptions(num_beams=1, max_new_tokens=3))
+    assert run("memory://base/shard.tar", captioner, output=output, captions=short).captioned == 3
+    before = samples_of(shards_of(memory, "/out"))
+    report = run("memory://base/shard.tar", captioner, output=output)
+    assert (report.captioned, report.problems) == (3, 0)
+    found = samples_of(shards_of(memory, "/out"))
+    assert found == {f"shard.tar#{number}.png": expected(number) for number in range(3)}
+    assert found.keys() == before.keys()
+    assert all(found[name] != before[name] for name in found)
+
+
 # Two runs at once ---------------------------------------------------------------------------
 
 

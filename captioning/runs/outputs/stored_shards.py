@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -10,11 +11,13 @@ from typing import Any
 from ..records import Record
 from ..stores.objects import list_objects, put_file, remove
 from ..stores.paths import StorePath
+from ..stores.reading import open_seekable
 from ..stores.staging import staging_folder
 from .base import Mark, OnProblem, OutputError, SaveMark
 from .disk import Disk, telling
 from .existing import Existing
 from .extent import Extent
+from .samples import Samples
 from .texts import Column
 from .webdataset import ShardLimits, Shards, Standing, from_mark, to_mark
 
@@ -170,22 +173,21 @@ class StoredShards(Shards):
         """All shards behind the old ones, which then go; if a picture is gone, all stays as it is."""
         old, old_mark = self._standing, self._mark
         self._standing = Standing(first=old.number, number=old.number)
-        for record in records():
-            if self._takes(record):
-                try:
-                    picture = self._picture(record)
-                except OSError as error:
-                    self._on_problem(
-                        record.name,
-                        f"the shards keep outdated samples: this picture cannot be read again: {error}",
-                    )
-                    self.close()
-                    self._standing, self._mark = old, old_mark
-                    return
-                self._add(record, picture)
+        objects = [self._object(number).url for number in range(old.first, old.number)]
+        with Samples([functools.partial(open_seekable, url) for url in objects]) as samples:
+            for record in records():
+                if self._takes(record):
+                    try:
+                        picture = self._picture_again(record, samples)
+                    except OSError as error:
+                        self._on_problem(
+                            record.name,
+                            f"the shards keep outdated samples: this picture cannot be read again: {error}",
+                        )
+                        self.close()
+                        self._standing, self._mark = old, old_mark
+                        return
+                    self._add(record, picture)
         self._put_last()
         save(self._mark)
         self._remove(iter(range(old.first, old.number)))
-
-    def _picture(self, record: Record) -> bytes:
-        return super()._picture(replace(record, plans={}))  # which in other shards name copies of pictures

@@ -7,6 +7,7 @@ has all captions. With several instructions, each has a text file of its own: ``
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import io
@@ -17,7 +18,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from ..records import Item, Record
 from ..sources.patient import patiently
@@ -27,6 +28,7 @@ from .base import Mark, OnProblem, OutputError, SaveMark
 from .disk import Disk, telling, write_all
 from .existing import Existing
 from .extent import TAIL, Extent
+from .samples import Samples
 from .texts import Column, check_columns, texts_of
 
 __all__ = ["ShardLimits", "Shards"]
@@ -235,16 +237,32 @@ class Shards:
 
     def _sample(self, record: Record, picture: bytes, key: int) -> bytes:
         """The members of one sample, as they stand in a tar."""
-        texts = {name: text for name, text in texts_of(record, self._columns).items() if text is not None}
-        width, height = record.size or (None, None)
-        row = {"image": record.name, "width": width, "height": height, **texts}
-        described = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        texts = self._texts(record)
         members = [(_extension_of(record), picture)]
         for name, text in texts.items():
             extension = "txt" if len(self._columns) == 1 else f"{_safe(name)}.txt"
             members.append((extension, text.encode("utf-8", "backslashreplace")))
-        members.append(("json", described))
+        members.append(("json", self._described(record)))
         return b"".join(_member(f"{key:09d}.{extension}", content) for extension, content in members)
+
+    def _texts(self, record: Record) -> dict[str, str]:
+        texts = texts_of(record, self._columns)
+        return {name: text for name, text in texts.items() if text is not None}
+
+    def _described(self, record: Record) -> bytes:
+        """What the JSON of its sample says."""
+        width, height = record.size or (None, None)
+        row = {"image": record.name, "width": width, "height": height, **self._texts(record)}
+        return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+    def _picture_again(self, record: Record, samples: Samples) -> bytes:
+        """The bytes of a picture that may have a sample already, which those of shards and tables alone have.
+
+        Raises:
+            OSError: it has none, and cannot be read any more.
+        """
+        there = samples.picture(self._described(record))
+        return self._picture(replace(record, plans={})) if there is None else there
 
     # ---- shards
 
@@ -353,6 +371,7 @@ class Shards:
     def _write_anew(self, records: Callable[[], Iterator[Record]], save: SaveMark) -> None:
         """All shards beside the old ones, then in their place; if a picture is gone, all stays as it is."""
         old = self._standing
+        shards = [functools.partial(_opened, self._shard(n)) for n in range(old.first, old.number + 1)]
         drafts = Shards(
             self._columns,
             self._folder,
@@ -363,13 +382,12 @@ class Shards:
             on_problem=self._on_problem,
         )
         drafts._standing = Standing(first=old.first, number=old.first)
+        samples = Samples(shards)
         try:
             for record in records():
                 if self._takes(record):
-                    if self._has(record):
-                        record = self._planned(record, {})
                     try:
-                        drafts._picture(record)
+                        picture = self._picture_again(record, samples)
                     except OSError as error:
                         self._on_problem(
                             record.name,
@@ -379,13 +397,15 @@ class Shards:
                         for number in drafts._numbers():
                             drafts._shard(number).unlink()
                         return
-                    drafts.write([record])
+                    drafts._add(record, picture)
             new = from_mark(drafts.commit())
             drafts._end_shard()
             save({**to_mark(old), "next": to_mark(new)})
+            samples.close()  # some systems do not replace what is open
             self._put_in_place(old, new)
             self._standing = new
         finally:
+            samples.close()
             drafts.close()
 
     def _put_in_place(self, old: Standing, new: Standing) -> None:
@@ -402,6 +422,10 @@ class Shards:
 
 _DRAFT = ".promptgen-"
 _COPY = ".promptgen-picture-"
+
+
+def _opened(shard: Path) -> BinaryIO:
+    return open(shard, "rb")
 
 
 def _extent(stream: io.FileIO) -> Extent:
