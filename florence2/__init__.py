@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .configuration import Florence2Config, is_checkpoint
 from .devices import DTYPES, PRECISIONS, resolve_device, resolve_dtype
-from .errors import CheckpointError
+from .errors import AdapterError, CheckpointError
 from .options import GeneratedSequence, GenerationOptions
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DTYPES",
     "PRECISIONS",
+    "AdapterError",
     "CheckpointError",
     "Florence2Config",
     "Florence2Model",

@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class CheckpointError(ValueError):
     """A checkpoint folder cannot be used: it says which file, what is wrong with it and what to do."""
+
+
+class AdapterError(CheckpointError):
+    """A LoRA adapter cannot be used: it says which, what is wrong with it and what to do."""

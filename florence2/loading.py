@@ -8,7 +8,7 @@ tensors are put into it one by one, so that the weights exist once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -79,6 +79,34 @@ def translate(names: Iterable[str]) -> dict[str, str]:
         name: f"vision_tower.{timm_names[old]}" if old in timm_names else old
         for name, old in original.items()
     }
+
+
+def translate_some(names: Iterable[str], config: Florence2Config) -> dict[str, str]:
+    """As :func:`translate`, for names that need not be those of a whole checkpoint."""
+    towers = {old: ours for ours, old in _original_names(config).items()}
+    original = {name: _to_original(name) for name in names}
+    return {name: towers.get(old, old) for name, old in original.items()}
+
+
+def is_transposed(name: str) -> bool:
+    """Whether a file's matrix of that name is the other way round than our network's."""
+    return name == _CONVERTED_PROJECTION
+
+
+def read_parameters(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """Some of a checkpoint's tensors, by our names, each as float32 on the CPU.
+
+    Raises:
+        CheckpointError: a file cannot be read, or lacks a tensor.
+    """
+    weights = open_weights(folder)
+    files = {ours: name for name, ours in reversed(translate(weights.shapes).items())}
+    for name in names:
+        known = [file for file in (TIED if name in TIED else (name,)) if file in files]
+        if not known:
+            raise CheckpointError(f"{folder} has no weights for {name}. Fetch the checkpoint again.")
+        file = files[known[0]]
+        yield name, _oriented(file, _read(weights, file, torch.device("cpu"), torch.float32))
 
 
 def original_state_dict(network: Florence2Network) -> dict[str, Tensor]:
@@ -153,7 +181,7 @@ def _original_names(config: Florence2Config) -> dict[str, str]:
 
 def _oriented(name: str, tensor: Tensor) -> Tensor:
     """The converted format keeps the projection as a linear layer does, ``[D, C]``; ours is ``[C, D]``."""
-    return tensor.T.contiguous() if name == _CONVERTED_PROJECTION else tensor
+    return tensor.T.contiguous() if is_transposed(name) else tensor
 
 
 def _check_tensors(

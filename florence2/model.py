@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,13 +14,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .adapting import changed_parameters, parameter_shapes
 from .configuration import Florence2Config
 from .decoder import Decoder
+from .derived import DerivedNetwork
 from .devices import DTYPES, resolve_device, resolve_dtype
+from .errors import CheckpointError
 from .generation import StepCallback, generate, generation_config
 from .image_processing import ImageProcessor, preprocess_images
 from .layout import is_arranged, is_quantised, pack, quantise, unpack
 from .loading import load_network
+from .lora import check_adapter, merged_changes, read_adapter
 from .memory import encoding_bytes, generating_bytes
 from .network import Florence2Network, tie_embeddings
 from .options import GeneratedSequence, GenerationOptions
@@ -41,9 +48,13 @@ class Florence2Model:
         self.config = config
         self.network = network
         self.text = text
-        self.identity = content_identity(folder)  # changes when the files of the checkpoint change
+        self._content = content_identity(folder)
+        self.identity = self._content  # of what pictures are encoded with: changes when the files change
         self._decoder = Decoder(network.language_model)
         self._turn = threading.Lock()
+        self._base: Florence2Model | None = None  # whose weights we have, but for those that adapters change
+        self._derived: DerivedNetwork | None = None
+        self._variants: weakref.WeakSet[Florence2Model] = weakref.WeakSet()  # that have us as their base
 
     @classmethod
     @torch.inference_mode(False)
@@ -75,6 +86,47 @@ class Florence2Model:
             model.identity += " int8"
         return model
 
+    @torch.inference_mode(False)
+    def with_adapters(self, adapters: Sequence[tuple[Path | str, float]]) -> Florence2Model:
+        """This checkpoint with LoRA adapters: a model of its own, which has all weights in common with this
+        one that no adapter changes.
+
+        This model stays exactly as it is, and keeps the other one beside it wherever it is moved. Both may be
+        used at the same time; they take turns.
+
+        Args:
+            adapters: folders as ``peft`` saves them, each with its strength: 1 as trained, 0 not at all. What
+                several change adds up, whatever their order.
+
+        Raises:
+            AdapterError: one cannot be read, or does not fit this checkpoint.
+            CheckpointError: the files of the checkpoint, of which an int8 model reads some again, are not
+                what they were.
+            ValueError: this model has adapters already.
+        """
+        if self._base is not None:
+            raise ValueError("This model has adapters. Make another one from the model without them.")
+        shapes = parameter_shapes(self.network)
+        read = [(read_adapter(Path(folder), self.config), float(strength)) for folder, strength in adapters]
+        for adapter, _ in read:
+            check_adapter(adapter, shapes)
+        with self._turn:
+            if is_quantised(self.network) and content_identity(self.folder) != self._content:
+                raise CheckpointError(
+                    f"The files in {self.folder} have changed since the model was loaded. Load it again."
+                )
+            own = changed_parameters(self.network, self.folder, merged_changes(read))
+            derived = DerivedNetwork(self.network, own)
+            variant = copy.copy(self)
+            variant.network = derived.network
+            variant._decoder = Decoder(derived.network.language_model)
+            variant._base, variant._derived, variant._variants = self, derived, weakref.WeakSet()
+            if not all(name.startswith("language_model.") for name in own):
+                facts = sorted(f"{adapter.identity} {strength!r}" for adapter, strength in read)
+                variant.identity += " lora " + hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+            self._variants.add(variant)
+        return variant
+
     @property
     def device(self) -> torch.device:
         return self.network.image_projection.device
@@ -90,11 +142,15 @@ class Florence2Model:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights, each tied matrix counted once."""
-        tensors = [*self.network.parameters(), *self.network.buffers()]
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
-        packed = [module.nbytes for module in self.network.modules() if isinstance(module, CpuLinear)]
-        return sum(storage.nbytes() for storage in storages.values()) + sum(packed)
+        """Bytes of the weights, each tied matrix counted once; of a model with adapters only those which the
+        one without does not have."""
+        in_common = {} if self._base is None else _held(self._base.network)
+        return sum(nbytes for what, nbytes in _held(self.network).items() if what not in in_common)
+
+    @property
+    def adapters_nbytes(self) -> int:
+        """Bytes of the weights that models with adapters, made from this one, hold beside it."""
+        return sum(variant.nbytes for variant in [*self._variants])
 
     @torch.inference_mode(False)
     def to(self, device: torch.device | str) -> None:
@@ -102,9 +158,14 @@ class Florence2Model:
 
         torch moves a parameter in inference mode by making a new one, so that tied names become copies.
 
+        Models with adapters go with the one that they were made from, whichever of them is moved.
+
         Raises:
             ValueError: another device than the CPU for a model that was loaded as ``int8``.
         """
+        if self._base is not None:
+            self._base.to(device)
+            return
         with self._turn:
             if torch.device(device).type != "cpu":
                 if is_quantised(self.network):
@@ -113,6 +174,21 @@ class Florence2Model:
             tie_embeddings(self.network.language_model)
             self.network.to(device)
             self._decoder.refresh()
+            self._lead()
+
+    def _lead(self) -> None:
+        """Have the models with adapters follow what was done with our weights."""
+        for variant in [*self._variants]:
+            if variant._derived is not None:
+                variant._derived.follow()
+                variant._decoder.refresh()
+
+    def _arrange(self) -> None:
+        """Before use on a CPU: weights in its own layout. At first use, since a host may load here what it
+        then moves to a GPU."""
+        if self.device.type == "cpu" and can_pack(self.dtype) and not is_arranged(self.network):
+            pack(self.network)
+            self._lead()
 
     @property
     def image_processor(self) -> ImageProcessor:
@@ -212,8 +288,7 @@ class Florence2Model:
 
         A batch takes the vision tower seconds on a CPU: too long to wait for who wants to stop it.
         """
-        if self.device.type == "cpu" and can_pack(self.dtype) and not is_arranged(self.network):
-            pack(self.network)  # at first use, since a host may load here what it then moves to a GPU
+        (self._base or self)._arrange()
         with ExitStack() as hooks:
             if self.device.type in (
                 "cpu",
@@ -228,7 +303,9 @@ class Florence2Model:
             try:
                 yield
             except torch.cuda.OutOfMemoryError:
-                self._decoder.release()  # for whoever tries again with less
+                base = self._base or self
+                for model in (base, *base._variants):
+                    model._decoder.release()  # for whoever tries again with less
                 raise
 
     def _encode(self, prompt: str) -> list[int]:
@@ -250,3 +327,12 @@ class Florence2Model:
             [[1] * len(ids) + [0] * (length - len(ids)) for ids in prompts], device=self.device
         )
         return ids, mask
+
+
+def _held(network: nn.Module) -> dict[tuple[str, int], int]:
+    """Bytes of all that a network holds, by what tells it from everything else."""
+    tensors = [*network.parameters(), *network.buffers()]
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    held = {("storage", storage.data_ptr()): storage.nbytes() for storage in storages}
+    packed = (module for module in network.modules() if isinstance(module, CpuLinear))
+    return held | {("packed", id(module.packed)): module.nbytes for module in packed}

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import safetensors
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .configuration import read_json
@@ -142,6 +143,20 @@ class PyTorchWeights:
     def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
         tensor = self._state.pop(name)
         yield slice(0, tensor.shape[0]), tensor
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of one file, safetensors or ``.bin``, on the CPU.
+
+    Raises:
+        CheckpointError: it is cut off or damaged, or holds something else.
+    """
+    if file.suffix != ".safetensors":
+        return PyTorchWeights([file])._state
+    try:
+        return load_file(file)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is not a whole safetensors file ({error}). Fetch it again.") from error
 
 
 def _read_pickle(file: Path) -> dict[str, Any]:
