@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -80,9 +81,11 @@ class Captioner:
         batch_size: the most answers, one per picture and instruction, that are decoded together. By default
             as many as the device's free memory takes, up to 64 on CUDA, 16 on MPS and 8 on a CPU. When memory
             runs out it is halved, with a warning. It does not change any answer.
+        loras: LoRA adapters as ``peft`` saves them, each by folder, Hub id or name, and with its strength (1
+            as trained). Several add up. The checkpoint itself is loaded once, whatever is added to it.
 
     Raises:
-        ValueError: ``batch_size`` is below 1.
+        ValueError: ``batch_size`` is below 1, or a strength is no number.
     """
 
     def __init__(
@@ -94,13 +97,18 @@ class Captioner:
         manager: ModelManager | None = None,
         feature_cache: FeatureCache | None = None,
         batch_size: int | None = None,
+        loras: Sequence[tuple[str | os.PathLike[str], float]] = (),
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it takes 1 or more.")
+        for name, strength in loras:
+            if not math.isfinite(strength):
+                raise ValueError(f"The strength of LoRA {name} is {strength}; it takes a number.")
         self.model = str(model)
         self.device = device
         self.dtype = dtype
         self.batch_size = batch_size
+        self.loras = tuple((os.fspath(name), float(strength)) for name, strength in loras)
         self._manager = manager
         self._features = shared_feature_cache() if feature_cache is None else feature_cache
         self._warned: set[str] = set()
@@ -178,7 +186,9 @@ class Captioner:
         ahead = not first_alone
         with closing(pictures):
             while pictures.more():
-                with manager.acquire(self.model, device=self.device, dtype=self.dtype) as model:
+                with manager.acquire(
+                    self.model, device=self.device, dtype=self.dtype, adapters=self.loras
+                ) as model:
                     results = run.answer_next(model, pictures, ahead)
                 yield from results
                 ahead = True

@@ -12,6 +12,7 @@ from .catalogue import (
     DEFAULT_MODEL,
     CatalogueError,
     CheckpointEntry,
+    adapter_catalogue,
     catalogue,
     find_entry,
     user_catalogue_path,
@@ -19,6 +20,13 @@ from .catalogue import (
 from .errors import DamagedCheckpointError, DownloadError, ModelFilesError, ModelNotFoundError, Problem
 
 if TYPE_CHECKING:
+    from .adapters import (
+        adapter_digest,
+        ensure_adapter,
+        find_adapter,
+        local_adapters,
+        register_adapter_folder,
+    )
     from .download import DownloadProgress
     from .families import ImageProcessor, LoadedModel, known_family
     from .files import checkpoint_problems, ensure_checkpoint, find_checkpoint, verify_checkpoint
@@ -37,6 +45,11 @@ if TYPE_CHECKING:
     from .placement import DirectPlacement, Placement
 
 _LAZY = {
+    "adapter_digest": "adapters",
+    "ensure_adapter": "adapters",
+    "find_adapter": "adapters",
+    "local_adapters": "adapters",
+    "register_adapter_folder": "adapters",
     "DownloadProgress": "download",
     "ImageProcessor": "families",
     "LoadedModel": "families",
@@ -78,18 +91,24 @@ __all__ = [
     "ModelNotFoundError",
     "Placement",
     "Problem",
+    "adapter_catalogue",
+    "adapter_digest",
     "catalogue",
     "checkpoint_digest",
     "checkpoint_problems",
     "download_folder",
+    "ensure_adapter",
     "ensure_checkpoint",
     "entry_of",
+    "find_adapter",
     "find_checkpoint",
     "find_entry",
     "free_bytes",
     "is_out_of_memory",
     "known_family",
+    "local_adapters",
     "local_checkpoints",
+    "register_adapter_folder",
     "register_folder",
     "return_memory",
     "search_folders",

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = "Florence-2-base-PromptGen-v2.0"
 """What is used where nobody chooses."""
 
+LORA = "lora"
+"""The family of an entry that is no checkpoint but an adapter for one."""
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 _CAPTIONS = ("CAPTION", "DETAILED_CAPTION", "MORE_DETAILED_CAPTION")
@@ -128,6 +131,15 @@ _BUILT_IN: tuple[CheckpointEntry, ...] = (
 )  # fmt: skip
 
 
+# LoRA adapters; those that other packs offer by name.
+_ADAPTERS: tuple[CheckpointEntry, ...] = (
+    CheckpointEntry(
+        "Florence-2-pixelprose", "NikshepShetty/Florence-2-pixelprose", 0, "not stated", (), family=LORA,
+        note="Long descriptions in the manner of PixelProse.",
+    ),
+)  # fmt: skip
+
+
 def catalogue() -> dict[str, CheckpointEntry]:
     """All known checkpoints by name: the built-in ones, then the user's, which win over a built-in name.
 
@@ -135,7 +147,19 @@ def catalogue() -> dict[str, CheckpointEntry]:
         CatalogueError: the user's file cannot be understood.
     """
     entries = {entry.name: entry for entry in _BUILT_IN}
-    entries.update({entry.name: entry for entry in _user_entries()})
+    entries.update({entry.name: entry for entry in _user_entries() if entry.family != LORA})
+    return entries
+
+
+def adapter_catalogue() -> dict[str, CheckpointEntry]:
+    """All known LoRA adapters by name: the built-in ones, then those of the user's file whose family is
+    ``lora``.
+
+    Raises:
+        CatalogueError: the user's file cannot be understood.
+    """
+    entries = {entry.name: entry for entry in _ADAPTERS}
+    entries.update({entry.name: entry for entry in _user_entries() if entry.family == LORA})
     return entries
 
 

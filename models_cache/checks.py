@@ -13,41 +13,59 @@ import struct
 import zipfile
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .errors import Problem
 
-# In the order of preference. The second of each pair lists the shards.
-WEIGHTS = (
-    ("model.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-)
-_TEXT_FILES = re.compile(
-    r"config\.json|generation_config\.json|preprocessor_config\.json|processor_config\.json"
-    r"|tokenizer[\w.-]*\.json|vocab\.json|merges\.txt|added_tokens\.json|special_tokens_map\.json"
-)
 _SHARD = re.compile(r"[\w.-]+\.(safetensors|bin)")
 
-USUAL_FILES = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "model.safetensors (or pytorch_model.bin)",
+
+@dataclass(frozen=True)
+class Contents:
+    """Which files make up what a folder holds."""
+
+    what: str  # in words
+    config: str  # without this file, a folder holds no such thing
+    weights: tuple[str, ...]  # one of them is read; in the order of preference
+    texts: re.Pattern[str]  # the names of the small files that it is read with
+    usual_files: tuple[str, ...]  # for people
+
+    def is_text(self, name: str) -> bool:
+        """Whether ``name`` is one of the small files that it is read with."""
+        return self.texts.fullmatch(name) is not None
+
+    def choose_weights(self, names: Collection[str]) -> str | None:
+        """Which of ``names`` the weights are read from: one file, or an index of shards; None without."""
+        return next((name for name in self.weights if name in names), None)
+
+
+CHECKPOINT = Contents(
+    what="checkpoint",
+    config="config.json",
+    weights=(
+        "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ),
+    texts=re.compile(
+        r"config\.json|generation_config\.json|preprocessor_config\.json|processor_config\.json"
+        r"|tokenizer[\w.-]*\.json|vocab\.json|merges\.txt|added_tokens\.json|special_tokens_map\.json"
+    ),
+    usual_files=(
+        "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
+        "tokenizer_config.json", "model.safetensors (or pytorch_model.bin)",
+    ),
 )  # fmt: skip
 
-
-def is_text_file(name: str) -> bool:
-    """Whether ``name`` is one of the small files that a checkpoint is read with."""
-    return _TEXT_FILES.fullmatch(name) is not None
-
-
-def choose_weights(names: Collection[str]) -> str | None:
-    """Which of ``names`` the weights are read from: one file, or an index of shards; None without weights."""
-    for single, index in WEIGHTS:
-        for name in (single, index):
-            if name in names:
-                return name
-    return None
+ADAPTER = Contents(
+    what="LoRA adapter",
+    config="adapter_config.json",
+    weights=("adapter_model.safetensors", "adapter_model.bin"),
+    texts=re.compile(r"adapter_config\.json"),
+    usual_files=("adapter_config.json", "adapter_model.safetensors (or adapter_model.bin)"),
+)
 
 
 def shards_of(index: Path) -> list[str]:
@@ -67,11 +85,11 @@ def shards_of(index: Path) -> list[str]:
     return shards
 
 
-def checkpoint_files(folder: Path) -> list[str]:
+def checkpoint_files(folder: Path, contents: Contents = CHECKPOINT) -> list[str]:
     """The names of those files in ``folder`` that belong to the checkpoint, whether or not they are whole."""
     names = {path.name for path in folder.iterdir() if path.is_file()}
-    files = {name for name in names if is_text_file(name)}
-    chosen = choose_weights(names)
+    files = {name for name in names if contents.is_text(name)}
+    chosen = contents.choose_weights(names)
     if chosen is not None:
         files.add(chosen)
         if chosen.endswith(".index.json"):
@@ -80,7 +98,7 @@ def checkpoint_files(folder: Path) -> list[str]:
     return sorted(files)
 
 
-def folder_problems(folder: Path) -> list[Problem]:
+def folder_problems(folder: Path, contents: Contents = CHECKPOINT) -> list[Problem]:
     """What is missing, cut off or unfinished in a checkpoint folder. An empty list: it can be loaded.
 
     Files are not hashed: this finds what a stopped copy or download leaves behind, not a flipped bit.
@@ -88,23 +106,25 @@ def folder_problems(folder: Path) -> list[Problem]:
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
-        return [Problem("config.json", "missing", f"the folder cannot be read ({error.strerror})")]
+        return [Problem(contents.config, "missing", f"the folder cannot be read ({error.strerror})")]
     problems = []
-    if "config.json" not in names:
-        problems.append(Problem("config.json", "missing", "missing"))
-    if not {"preprocessor_config.json", "processor_config.json"} & names:
-        problems.append(Problem("preprocessor_config.json", "missing", "missing"))
-    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
-        problems.append(Problem("tokenizer.json", "missing", "missing"))
-    problems += _weight_problems(folder, names)
-    problems += _present(folder, (name for name in sorted(names) if is_text_file(name)))
+    if contents.config not in names:
+        problems.append(Problem(contents.config, "missing", "missing"))
+    if contents is CHECKPOINT:
+        if not {"preprocessor_config.json", "processor_config.json"} & names:
+            problems.append(Problem("preprocessor_config.json", "missing", "missing"))
+        if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+            problems.append(Problem("tokenizer.json", "missing", "missing"))
+    problems += _weight_problems(folder, names, contents)
+    problems += _present(folder, (name for name in sorted(names) if contents.is_text(name)))
     return problems + _unfinished(folder)
 
 
-def _weight_problems(folder: Path, names: set[str]) -> list[Problem]:
-    chosen = choose_weights(names)
+def _weight_problems(folder: Path, names: set[str], contents: Contents) -> list[Problem]:
+    chosen = contents.choose_weights(names)
     if chosen is None:
-        return [Problem("model.safetensors", "missing", "missing, and so is pytorch_model.bin")]
+        whole, other = (name for name in contents.weights if not name.endswith(".index.json"))
+        return [Problem(whole, "missing", f"missing, and so is {other}")]
     if not chosen.endswith(".index.json"):
         return _present(folder, [chosen])
     if problem := file_problem(folder / chosen):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from .checks import choose_weights, file_digest, file_problem, is_text_file, shards_of
+from .checks import CHECKPOINT, Contents, file_digest, file_problem, shards_of
 from .errors import DownloadError
 from .hub import HubError, HubFile, HubListing, StoppedError, fetch, list_files, progress_is_unwanted
 from .records import STATE_FOLDER, Record, read_record, write_record
@@ -107,7 +107,12 @@ class CachePlace:
 
 
 def download(
-    hub_id: str, make_place: Callable[[HubListing], Place], *, revision: str | None, progress: Progress
+    hub_id: str,
+    make_place: Callable[[HubListing], Place],
+    *,
+    revision: str | None,
+    progress: Progress,
+    contents: Contents = CHECKPOINT,
 ) -> Path:
     """Fetch what is missing or damaged of ``hub_id``, and check every file against the Hub.
 
@@ -128,7 +133,7 @@ def download(
         raise DownloadError(str(error), model=hub_id) from error
     place = make_place(listing)
     try:
-        _Download(listing, place).run(progress)
+        _Download(listing, place, contents).run(progress)
     except StoppedError as stopped:
         raise stopped.cause from None
     except HubError as error:
@@ -139,7 +144,8 @@ def download(
 
 
 class _Download:
-    def __init__(self, listing: HubListing, place: Place) -> None:
+    def __init__(self, listing: HubListing, place: Place, contents: Contents) -> None:
+        self.contents = contents
         self.listing = listing
         self.place = place
         self.incoming = place.state / "incoming"
@@ -149,17 +155,18 @@ class _Download:
         self.record = known
 
     def run(self, progress: Progress) -> None:
-        chosen = choose_weights(self.listing.files)
-        if chosen is None or "config.json" not in self.listing.files:
+        contents = self.contents
+        chosen = contents.choose_weights(self.listing.files)
+        if chosen is None or contents.config not in self.listing.files:
             raise HubError(
-                f"{self.listing.hub_id} holds no checkpoint that can be read: "
-                f"{'no weights' if chosen is None else 'no config.json'} among its files."
+                f"{self.listing.hub_id} holds no {contents.what} that can be read: "
+                f"no {'weights' if chosen is None else contents.config} among its files."
             )
         self.place.folder.mkdir(parents=True, exist_ok=True)
         self.incoming.mkdir(parents=True, exist_ok=True)
         # The weights first and config.json last: a folder without it is nobody's checkpoint.
-        texts = filter(is_text_file, self.listing.files)
-        names = [chosen, *sorted(texts, key=lambda name: name == "config.json")]
+        texts = filter(contents.is_text, self.listing.files)
+        names = [chosen, *sorted(texts, key=lambda name: name == contents.config)]
         first = self._wanted(names[:1])
         self.record.complete = False
         write_record(self.place.folder, self.record)
@@ -204,7 +211,7 @@ class _Download:
                 self.record.note(self.place.folder, name, file.digest)
             elif isinstance(self.place, CachePlace):
                 wanted.append(file)
-            elif is_text_file(name) and path.suffix == ".json":
+            elif self.contents.is_text(name) and path.suffix == ".json":
                 logger.info("%s is not the Hub's copy; taken as edited and kept.", path)
             elif name not in self.record.files:  # not of our downloading
                 raise HubError(

@@ -37,7 +37,8 @@ class ImageProcessor(Protocol):
 class LoadedModel(Protocol):
     """The face of a loaded checkpoint, the same in every family; ``florence2.Florence2Model`` is one.
 
-    ``identity`` changes when the files of the checkpoint change.
+    ``identity`` tells what pictures are encoded with: it changes when the files of the checkpoint change, and
+    with adapters that have a say in it.
     """
 
     folder: Path
@@ -66,6 +67,19 @@ class LoadedModel(Protocol):
 
     @property
     def image_processor(self) -> ImageProcessor: ...
+
+    def with_adapters(self, adapters: Sequence[tuple[Path, float]]) -> LoadedModel:
+        """This checkpoint with LoRA adapters, each a folder and a strength, as a model of its own.
+
+        The two have all other weights in common and are always in the same place: :meth:`to` of this one
+        moves both. ``nbytes`` of the other one counts what it has for itself.
+        """
+        ...
+
+    @property
+    def adapters_nbytes(self) -> int:
+        """Bytes of what all models with adapters, made from this one, have for themselves."""
+        ...
 
     def encoding_bytes(self, images: int) -> int:
         """About how many bytes :meth:`encode_images` needs beside the weights for so many pictures."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .checks import USUAL_FILES, checkpoint_files, file_digest, folder_problems
+from .checks import ADAPTER, CHECKPOINT, Contents, checkpoint_files, file_digest, folder_problems
 from .download import CachePlace, DownloadProgress, PlainPlace, Progress, download
 from .errors import (
     DamagedCheckpointError,
@@ -52,7 +52,7 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path | None:
         ModelNotFoundError: the name stands for nothing.
         CatalogueError: the user's catalogue cannot be understood.
     """
-    whole, _broken = _search(resolve(model))
+    whole, _broken = search(resolve(model), CHECKPOINT)
     return whole
 
 
@@ -75,27 +75,31 @@ def ensure_checkpoint(
         DamagedCheckpointError: files are missing or damaged and nothing says where they came from.
         CatalogueError: the user's catalogue cannot be understood.
     """
-    reference = resolve(model)
-    whole, broken = _search(reference)
+    return ensure(resolve(model), CHECKPOINT, offline=offline, progress=progress)
+
+
+def ensure(reference: Reference, contents: Contents, *, offline: bool, progress: Progress) -> Path:
+    """:func:`ensure_checkpoint` for what has been resolved, and for any kind of contents."""
+    whole, broken = search(reference, contents)
     if whole is not None:
         return whole
     if reference.hub_id is None:
-        raise _beyond_repair(reference, broken)
+        raise _beyond_repair(reference, contents, broken)
     if offline or is_offline():
         cause = "HF_HUB_OFFLINE is set" if is_offline() else "the network is not to be used"
-        raise _unavailable(reference, broken, cause + ".")
+        raise _unavailable(reference, contents, broken, cause + ".")
     target, revision, make_place = _target(reference, reference.hub_id, broken)
     try:
         with _locked(target):
-            whole, _ = _search(reference)  # another thread or process may have been faster
+            whole, _ = search(reference, contents)  # another thread or process may have been faster
             if whole is not None:
                 return whole
-            download(reference.hub_id, make_place, revision=revision, progress=progress)
+            download(reference.hub_id, make_place, revision=revision, progress=progress, contents=contents)
     except DownloadError as error:
-        raise _unavailable(reference, broken, str(error)) from error
-    whole, broken = _search(reference)
+        raise _unavailable(reference, contents, broken, str(error)) from error
+    whole, broken = search(reference, contents)
     if whole is None:
-        raise _unavailable(reference, broken, "The Hub's copy lacks files that are needed.")
+        raise _unavailable(reference, contents, broken, "The Hub's copy lacks files that are needed.")
     return whole
 
 
@@ -113,7 +117,7 @@ def verify_checkpoint(model: str | os.PathLike[str], *, offline: bool = False) -
         CatalogueError: the user's catalogue cannot be understood.
     """
     reference = resolve(model)
-    whole, broken = _search(reference)
+    whole, broken = search(reference, CHECKPOINT)
     folder = whole or next(iter(broken), None)
     if folder is None:
         raise ModelNotFoundError(
@@ -133,10 +137,10 @@ def verify_checkpoint(model: str | os.PathLike[str], *, offline: bool = False) -
     return list(dict.fromkeys(problems))
 
 
-def checkpoint_problems(folder: Path) -> list[Problem]:
+def checkpoint_problems(folder: Path, contents: Contents = CHECKPOINT) -> list[Problem]:
     """Why ``folder`` cannot be used as a checkpoint; an empty list if it can. Fast: changed files are hashed,
     others are not."""
-    problems = folder_problems(folder)
+    problems = folder_problems(folder, contents)
     record = read_record(folder)
     if record is not None and record.complete:
         problems = [problem for problem in problems if problem.kind != "unfinished"]
@@ -145,11 +149,11 @@ def checkpoint_problems(folder: Path) -> list[Problem]:
     return problems
 
 
-def _search(reference: Reference) -> tuple[Path | None, dict[Path, list[Problem]]]:
+def search(reference: Reference, contents: Contents) -> tuple[Path | None, dict[Path, list[Problem]]]:
     """The first whole folder, and those before it that are not whole, with what is wrong with them."""
     broken: dict[Path, list[Problem]] = {}
-    for folder in candidates(reference, cache_folder()):
-        problems = checkpoint_problems(folder)
+    for folder in candidates(reference, cache_folder(), contents):
+        problems = checkpoint_problems(folder, contents)
         if not problems:
             for passed, why in broken.items():
                 if snapshot_commit(passed) is None:
@@ -248,18 +252,22 @@ def _differing(folder: Path, digests: dict[str, str], kind: str) -> list[Problem
     return problems
 
 
-def _beyond_repair(reference: Reference, broken: dict[Path, list[Problem]]) -> ModelFilesError:
+def _beyond_repair(
+    reference: Reference, contents: Contents, broken: dict[Path, list[Problem]]
+) -> ModelFilesError:
     if not broken:
         return ModelNotFoundError(
             f"The folder {reference.folder} of model {reference.model} is not there.", model=reference.model
         )
     folder, problems = next(iter(broken.items()))
-    lines = [f"{folder} is not a whole checkpoint:", *_listed(problems)]
+    lines = [f"{folder} is not a whole {contents.what}:", *_listed(problems)]
     lines.append("Nothing says which repository it came from: copy these files there again from your source.")
     return DamagedCheckpointError("\n".join(lines), model=reference.model, problems=problems)
 
 
-def _unavailable(reference: Reference, broken: dict[Path, list[Problem]], cause: str) -> DownloadError:
+def _unavailable(
+    reference: Reference, contents: Contents, broken: dict[Path, list[Problem]], cause: str
+) -> DownloadError:
     """The error for files that are needed and cannot be had now, with what to do about it."""
     hub_id = reference.hub_id or reference.model
     plain = {folder: problems for folder, problems in broken.items() if snapshot_commit(folder) is None}
@@ -268,14 +276,14 @@ def _unavailable(reference: Reference, broken: dict[Path, list[Problem]], cause:
         lines = [f"{hub_id} is not whole on this computer, in {folder}:", *_listed(problems)]
         lines.append(f"They could not be fetched: {cause}")
     else:
-        problems = [Problem(name, "missing", "missing") for name in USUAL_FILES]
+        problems = [Problem(name, "missing", "missing") for name in contents.usual_files]
         lines = [f"{hub_id} is not on this computer and could not be downloaded: {cause}"]
         lines.append(f"Searched: {_searched(reference)}.")
-        lines.append(f"Files it needs: {', '.join(USUAL_FILES)}.")
+        lines.append(f"Files it needs: {', '.join(contents.usual_files)}.")
     name = reference.names[0]
     lines.append("To bring it from a computer with a network, run there one of")
     lines.append(f"  hf download {hub_id} --exclude '*.py' --local-dir {name}")
-    lines.append(f"  promptgen models download {hub_id}")
+    lines.append(f"  promptgen models download {hub_id}{' --lora' if contents is ADAPTER else ''}")
     lines.append(f"and put the files into {_where_to_put(reference, list(plain))}")
     return DownloadError("\n".join(lines), model=reference.model, problems=problems)
 

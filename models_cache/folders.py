@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .catalogue import HUB_ID, CheckpointEntry, catalogue, find_entry
+from .checks import CHECKPOINT, Contents
 from .errors import ModelNotFoundError
 from .records import STATE_FOLDER, read_record, snapshot_hub_id
 
@@ -63,11 +64,11 @@ def local_checkpoints() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in search_folders():
         for child in _children(folder):
-            if _is_file(child / "config.json"):
+            if is_file(child / "config.json"):
                 found.setdefault(child.name, child)
             else:
                 for grandchild in _children(child):
-                    if _is_file(grandchild / "config.json"):
+                    if is_file(grandchild / "config.json"):
                         found.setdefault(f"{child.name}/{grandchild.name}", grandchild)
     return found
 
@@ -103,11 +104,11 @@ def resolve(model: str | os.PathLike[str]) -> Reference:
     if entry is not None and entry.name.casefold() == text.strip().casefold():
         return _of_entry(text, entry)
     path = _expanded(text)
-    if _is_dir(path):
+    if is_dir(path):
         return _of_folder(text, path.absolute())
     if entry is not None:
         return _of_entry(text, entry)
-    if _looks_like_path(text):
+    if looks_like_path(text):
         if (hidden := local_checkpoints().get(text)) is not None:  # a folder whose name begins with a dot
             return _of_folder(text, hidden)
         raise ModelNotFoundError(f"There is no folder {path}. " + _known(text), model=text)
@@ -133,21 +134,29 @@ def entry_of(model: str | os.PathLike[str]) -> CheckpointEntry | None:
     return resolve(model).entry
 
 
-def candidates(reference: Reference, cache: Path) -> Iterator[Path]:
+def candidates(reference: Reference, cache: Path, contents: Contents = CHECKPOINT) -> Iterator[Path]:
     """The existing folders that may hold the checkpoint, best first. None of them need be whole."""
+    if contents is not CHECKPOINT and reference.folder is None:  # which may lie beside checkpoints
+        everywhere = _anywhere(reference, cache)
+        yield from (folder for folder in everywhere if is_file(folder / contents.config))
+        return
+    yield from _anywhere(reference, cache)
+
+
+def _anywhere(reference: Reference, cache: Path) -> Iterator[Path]:
     if reference.folder is not None:
-        if _is_dir(reference.folder):
+        if is_dir(reference.folder):
             yield reference.folder
         return
     for parent in search_folders():
         for name in reference.names:
             folder = parent / name
-            if _is_dir(folder) and not _is_of_another(folder, reference.hub_id):
+            if is_dir(folder) and not _is_of_another(folder, reference.hub_id):
                 yield folder
         if reference.hub_id is not None:
             for nested in (reference.hub_id.replace("/", "--"), reference.hub_id):
                 folder = parent / nested
-                if _is_dir(folder) and nested not in reference.names:
+                if is_dir(folder) and nested not in reference.names:
                     yield folder
     if reference.hub_id is not None:
         yield from _snapshots(cache, reference.hub_id)
@@ -196,7 +205,8 @@ def _of_folder(text: str, folder: Path) -> Reference:
     return Reference(text, (folder.name,), hub_id, entry, folder)
 
 
-def _looks_like_path(text: str) -> bool:
+def looks_like_path(text: str) -> bool:
+    """Whether nobody would write a name so."""
     if text.startswith((".", "~", "/", "\\")) or re.match(r"[A-Za-z]:[\\/]", text):
         return True
     return "\\" in text or text.count("/") > 1
@@ -215,8 +225,9 @@ def _known(text: str) -> str:
 
 
 def _children(folder: Path) -> list[Path]:
+    """The folders in ``folder``, by name; none if it cannot be read."""
     try:
-        return sorted(child for child in folder.iterdir() if _is_dir(child) and child.name != STATE_FOLDER)
+        return sorted(child for child in folder.iterdir() if is_dir(child) and child.name != STATE_FOLDER)
     except OSError:
         return []
 
@@ -225,14 +236,16 @@ def _children(folder: Path) -> list[Path]:
 # own methods raise on it.
 
 
-def _is_dir(path: Path) -> bool:
+def is_dir(path: Path) -> bool:
+    """Whether there is such a folder that we may look into."""
     try:
         return path.is_dir()
     except OSError:
         return False
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is such a file that we may look at."""
     try:
         return path.is_file()
     except OSError:

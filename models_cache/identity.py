@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from .checks import checkpoint_files, file_digest
+from .checks import CHECKPOINT, Contents, checkpoint_files, file_digest
 from .records import Record, read_record
 
 
-def checkpoint_digest(folder: Path) -> str:
+def checkpoint_digest(folder: Path, contents: Contents = CHECKPOINT) -> str:
     """The same for equal files, in any folder and on any machine; another one when any of them changes.
 
     Reads all of the weights, unless a download has noted their digests: about a second per gigabyte.
@@ -19,7 +19,7 @@ def checkpoint_digest(folder: Path) -> str:
     """
     record = read_record(folder)
     digest = hashlib.sha256()
-    for name in checkpoint_files(folder):
+    for name in checkpoint_files(folder, contents):
         digest.update(
             f"{name}\0{_noted(folder, name, record) or file_digest(folder / name, 'sha256')}\n".encode()
         )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import EllipsisType
 from typing import TypeVar
 
+from .adapters import adapter_fingerprint, ensure_adapter
 from .families import LoadedModel, Loader, load_family
 from .files import ensure_checkpoint
 from .folders import resolve
@@ -23,12 +25,19 @@ from .records import snapshot_hub_id
 
 logger = logging.getLogger(__name__)
 
+Adapters = Sequence[tuple[str, float]]
+"""LoRA adapters by name (a folder, a Hub id, or a name in a folder of models), each with its strength."""
+
 __all__ = ["LoadedInfo", "LoadedModel", "ModelManager", "shared_manager"]
 
 
 @dataclass(frozen=True)
 class LoadedInfo:
-    """One loaded model: ``nbytes`` of weights, ``in_use`` by so many, unused for ``idle_seconds``."""
+    """One loaded model: ``nbytes`` of weights, ``in_use`` by so many, unused for ``idle_seconds``.
+
+    A checkpoint with ``adapters`` (folders and strengths) is a model beside the one without, whose ``nbytes``
+    are those that the two do not have in common.
+    """
 
     name: str
     device: str
@@ -37,6 +46,14 @@ class LoadedInfo:
     in_use: int
     idle_seconds: float
     folder: Path
+    adapters: tuple[tuple[Path, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    folder: Path
+    fingerprint: str
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,12 @@ class _Key:
     fingerprint: str
     device: str
     dtype: str
+    adapters: tuple[_Adapter, ...] = ()
+
+    @property
+    def parts(self) -> tuple[_Key | _Adapter, ...]:
+        """All that has a folder with files."""
+        return (self, *self.adapters)
 
 
 @dataclass(eq=False)
@@ -54,6 +77,8 @@ class _Slot:
     key: _Key
     name: str
     nbytes: int  # an estimate until it is loaded
+    base: _Slot | None = None  # of a model with adapters: the one without
+    variants: int = 0  # models with adapters, loaded or being loaded, that have this one as their base
     users: int = 0
     last_used: int = 0  # a running number, larger is later
     idle_since: float = 0.0
@@ -62,11 +87,21 @@ class _Slot:
     error: BaseException | None = None
     ready: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def title(self) -> str:
+        """For the log."""
+        return " + ".join([self.name, *(adapter.folder.name for adapter in self.key.adapters)])
+
     def held(self) -> LoadedModel:
         """The model of a slot that is loaded."""
         if self.model is None:
             raise RuntimeError(f"{self.name} is used though it is not loaded.")
         return self.model
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can be let go."""
+        return not self.users and not self.variants
 
     def is_called(self, names: set[str]) -> bool:
         """Whether it has one of these names, which are casefolded, or lies in a folder of that path."""
@@ -81,6 +116,7 @@ class _Slot:
             self.users,
             0.0 if self.users else now - self.idle_since,
             self.key.folder,
+            tuple((adapter.folder, adapter.strength) for adapter in self.key.adapters),
         )
 
 
@@ -95,6 +131,7 @@ class ModelManager:
         placement: a host's say in where models live.
         loader: reads a folder to a device in a dtype; the family in ``config.json`` decides if not given.
         find: from a model's name to its folder; :func:`ensure_checkpoint` if not given.
+        find_adapter: the same of adapters; :func:`ensure_adapter` if not given.
     """
 
     def __init__(
@@ -105,12 +142,14 @@ class ModelManager:
         *,
         loader: Loader | None = None,
         find: Callable[[str], Path] | None = None,
+        find_adapter: Callable[[str], Path] | None = None,
     ) -> None:
         self._budget_bytes = _checked("budget_bytes", budget_bytes)
         self._idle_seconds = _checked("idle_seconds", idle_seconds)
         self._placement: Placement = placement if placement is not None else DirectPlacement()
         self._loader = loader if loader is not None else load_family
         self._find = find if find is not None else ensure_checkpoint
+        self._find_adapter = find_adapter if find_adapter is not None else ensure_adapter
         self._slots: dict[_Key, _Slot] = {}
         self._condition = threading.Condition(threading.RLock())
         self._placing = threading.RLock()
@@ -119,29 +158,51 @@ class ModelManager:
         self._closed = False
 
     @contextmanager
-    def acquire(self, model: str, *, device: str = "auto", dtype: str = "auto") -> Iterator[LoadedModel]:
+    def acquire(
+        self, model: str, *, device: str = "auto", dtype: str = "auto", adapters: Adapters = ()
+    ) -> Iterator[LoadedModel]:
         """Hold ``model`` in memory for the length of a ``with`` block; yields the family's model object.
 
         The first to ask loads it (and downloads it, if need be), others that ask meanwhile wait for the same
         load. Keep no reference to the model beyond the block.
 
+        A model with adapters is made from the one without, which is loaded only if it is not there, and stays
+        as it is. Different adapters may be in use at the same time.
+
         Args:
             model: catalogue name, Hub id or folder.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
             dtype: ``auto``, ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+            adapters: LoRA adapters; their order does not matter.
 
         Raises:
             ModelFilesError: the files are not to be had.
-            ValueError: an unknown device, dtype or family, or a checkpoint that does not fit its config.
+            ValueError: an unknown device, dtype or family, a checkpoint that does not fit its config, an
+                adapter that does not fit the checkpoint, or a strength that is no number.
             RuntimeError: the manager is closed.
         """
+        self._refuse_if_closed()
+        wanted = self._wanted(adapters)
+        with self._base(model, device, dtype) as base:
+            if not wanted:
+                yield base.held()
+                return
+            variant = self._enter_variant(base, wanted)
+            try:
+                yield variant.held()
+            finally:
+                self._leave(variant, entered=False)
+
+    @contextmanager
+    def _base(self, model: str, device: str, dtype: str) -> Iterator[_Slot]:
+        """The slot of a model without adapters, in use and in its place. A host knows only these."""
         slot = self._enter(model, device, dtype)
         entered = False
         try:
             with self._placing:
                 self._placement.entering(slot.held(), slot.key.device)
             entered = True
-            yield slot.held()
+            yield slot
         finally:
             self._leave(slot, entered)
 
@@ -164,13 +225,17 @@ class ModelManager:
 
     def release(self, model: LoadedModel) -> int:
         """Let go of exactly this loaded model, and not of the same checkpoint on another device or in another
-        dtype; as :meth:`unload` otherwise. Its folder may be gone.
+        dtype; as :meth:`unload` otherwise. Its folder may be gone. What adds adapters to it goes with it.
 
         Returns:
             The number of bytes of weights let go at once.
         """
         with self._condition:
-            slots = [slot for slot in self._slots.values() if slot.model is model]
+            slots = [
+                slot
+                for slot in self._slots.values()
+                if slot.model is model or (slot.base is not None and slot.base.model is model)
+            ]
             free = self._dismiss(slots)
         return self._let_go(free)
 
@@ -217,18 +282,42 @@ class ModelManager:
 
     # ---- entering and leaving
 
+    def _wanted(self, adapters: Adapters) -> tuple[_Adapter, ...]:
+        """The adapters that have an effect, in one order, each once with the sum of its strengths."""
+        found: dict[Path, float] = {}
+        for name, strength in adapters:
+            if not math.isfinite(strength):
+                raise ValueError(f"The strength of LoRA {name} is {strength}; it takes a number.")
+            folder = self._find_adapter(name).resolve()
+            found[folder] = found.get(folder, 0.0) + float(strength)
+        return tuple(
+            _Adapter(folder, adapter_fingerprint(folder), strength)
+            for folder, strength in sorted(found.items())
+            if strength
+        )
+
     def _enter(self, model: str, device: str, dtype: str) -> _Slot:
         """A slot whose model is loaded, with the caller counted among its users."""
         self._refuse_if_closed()
         device, dtype = self._placement.resolve(device, dtype)
         folder = self._find(model)
         key = _Key(folder.resolve(), fingerprint(folder), device, dtype)
-        name, estimate = _name(model, key.folder), estimate_bytes(key.folder, dtype)
+        new = _Slot(key, _name(model, key.folder), estimate_bytes(key.folder, dtype))
+        return self._hold(new, lambda: self._loader(key.folder, self._placement.load_device(device), dtype))
+
+    def _enter_variant(self, base: _Slot, adapters: tuple[_Adapter, ...]) -> _Slot:
+        """The same for ``base``, which is in use, with adapters."""
+        new = _Slot(replace(base.key, adapters=adapters), base.name, 0, base)
+        folders = [(adapter.folder, adapter.strength) for adapter in adapters]
+        return self._hold(new, lambda: base.held().with_adapters(folders))
+
+    def _hold(self, new: _Slot, load: Callable[[], LoadedModel]) -> _Slot:
+        """``new``, or the slot that is there already with the same key, loaded, with one user more."""
         while True:
-            slot, mine, removed = self._join(key, name, estimate)
+            slot, mine, removed = self._join(new)
             try:
                 if mine:
-                    self._load(slot, removed)
+                    self._load(slot, load, removed)
                 else:
                     slot.ready.wait()
                 if slot.error is None:
@@ -240,28 +329,30 @@ class ModelManager:
                     raise
                 # Somebody else's load was interrupted (Ctrl-C in their thread): load it ourselves.
 
-    def _join(self, key: _Key, name: str, estimate: int) -> tuple[_Slot, bool, list[_Slot]]:
-        """The slot of ``key`` with one user more, whether the caller is to load it, what must go for it."""
+    def _join(self, new: _Slot) -> tuple[_Slot, bool, list[_Slot]]:
+        """The slot with the key of ``new`` with one user more, whether the caller is to load it, what must go
+        for it."""
         with self._condition:
             self._refuse_if_closed()
             removed: list[_Slot] = []
-            slot = self._slots.get(key)
+            slot = self._slots.get(new.key)
             mine = slot is None
             if slot is None:
-                removed += self._take_outdated(key)
-                removed += self._take_for(estimate)
-                slot = self._slots[key] = _Slot(key, name, estimate)
+                removed += self._take_outdated(new.key)
+                removed += self._take_for(new.nbytes)
+                slot = self._slots[new.key] = new
+                if new.base is not None:
+                    new.base.variants += 1
             slot.users += 1
             slot.last_used = next(self._ticks)
             return slot, mine, removed
 
-    def _load(self, slot: _Slot, removed: list[_Slot]) -> None:
+    def _load(self, slot: _Slot, load: Callable[[], LoadedModel], removed: list[_Slot]) -> None:
         """Load the model of a new slot; on failure take the slot away and leave the error in it."""
         started = time.monotonic()
         try:
             self._let_go(removed)
-            where = self._placement.load_device(slot.key.device)
-            model = self._loader(slot.key.folder, where, slot.key.dtype)
+            model = load()
             nbytes = model.nbytes
             with self._condition:
                 self._start_timer()
@@ -270,7 +361,8 @@ class ModelManager:
         except BaseException as error:  # noqa: BLE001 - it is raised again, here and in all that wait
             _forget_frames(error)
             with self._condition:
-                self._slots.pop(slot.key, None)
+                if self._slots.get(slot.key) is slot:
+                    self._strike(slot)
             slot.error = error
             slot.ready.set()
             return_memory()
@@ -280,7 +372,7 @@ class ModelManager:
         self._let_go(removed)
         logger.info(
             "Loaded %s on %s in %s: %.0f MB in %.1f s",
-            slot.name, slot.key.device, slot.key.dtype, nbytes / 1e6, time.monotonic() - started,
+            slot.title, slot.key.device, slot.key.dtype, nbytes / 1e6, time.monotonic() - started,
         )  # fmt: skip
 
     def _leave(self, slot: _Slot, entered: bool) -> None:
@@ -306,12 +398,23 @@ class ModelManager:
     # host's placement may call the manager
 
     def _take(self, slots: list[_Slot]) -> list[_Slot]:
-        """Take out of the table those of ``slots`` that nobody uses."""
-        free = [slot for slot in slots if not slot.users and self._slots.get(slot.key) is slot]
-        for slot in free:
-            del self._slots[slot.key]
+        """Take out of the table those of ``slots`` that nobody uses, and unwanted ones that were kept for
+        them alone."""
+        free = []
+        pending = sorted(slots, key=lambda slot: slot.base is None)  # a base after what is made from it
+        for slot in pending:
+            if slot.is_free and self._slots.get(slot.key) is slot:
+                self._strike(slot)
+                free.append(slot)
+                if slot.base is not None and (slot.base.unwanted or self._closed):
+                    pending.append(slot.base)
         self._condition.notify_all()  # the timer may have nothing left to wait for
         return free
+
+    def _strike(self, slot: _Slot) -> None:
+        del self._slots[slot.key]
+        if slot.base is not None:
+            slot.base.variants -= 1
 
     def _dismiss(self, slots: list[_Slot]) -> list[_Slot]:
         """Take out those of ``slots`` that nobody uses, and see that the others go when they are free."""
@@ -320,11 +423,13 @@ class ModelManager:
         return self._take(slots)
 
     def _take_outdated(self, key: _Key) -> list[_Slot]:
-        """Take out what was loaded from the same folder before its files changed."""
+        """Take out what was loaded from the same folders before their files changed."""
+        now = {key.folder: key.fingerprint}
+        now |= {adapter.folder: adapter.fingerprint for adapter in key.adapters}
         outdated = [
             slot
             for slot in self._slots.values()
-            if slot.key.folder == key.folder and slot.key.fingerprint != key.fingerprint
+            if any(now.get(part.folder, part.fingerprint) != part.fingerprint for part in slot.key.parts)
         ]
         return self._dismiss(outdated)
 
@@ -334,7 +439,7 @@ class ModelManager:
         if self._budget_bytes is None:
             return removed
         while (held := sum(slot.nbytes for slot in self._slots.values())) + needed > self._budget_bytes:
-            idle = [slot for slot in self._slots.values() if not slot.users]
+            idle = [slot for slot in self._slots.values() if slot.is_free]
             if not idle:
                 if needed:
                     logger.warning(
@@ -357,11 +462,12 @@ class ModelManager:
 
     def _drop(self, slot: _Slot) -> None:
         try:
-            with self._placing:
-                self._placement.unloading(slot.held())
+            if slot.base is None:
+                with self._placing:
+                    self._placement.unloading(slot.held())
         finally:
             slot.model = None
-        logger.info("Unloaded %s from %s: %.0f MB", slot.name, slot.key.device, slot.nbytes / 1e6)
+        logger.info("Unloaded %s from %s: %.0f MB", slot.title, slot.key.device, slot.nbytes / 1e6)
 
     # ---- idle models
 
@@ -379,7 +485,7 @@ class ModelManager:
                     self._timer = None
                     return
                 now = time.monotonic()
-                idle = [slot for slot in self._slots.values() if not slot.users]
+                idle = [slot for slot in self._slots.values() if slot.is_free]
                 expired = self._take([slot for slot in idle if now - slot.idle_since >= self._idle_seconds])
                 if not expired:
                     due = min((slot.idle_since for slot in idle), default=None)

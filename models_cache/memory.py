@@ -9,7 +9,7 @@ import logging
 import sys
 from pathlib import Path
 
-from .checks import checkpoint_files, safetensors_header
+from .checks import CHECKPOINT, Contents, checkpoint_files, safetensors_header
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ def estimate_bytes(folder: Path, dtype: str) -> int:
     return total
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, contents: Contents = CHECKPOINT) -> str:
     """Changes when a file of the checkpoint changes: names, sizes and times."""
     facts = []
-    for name in checkpoint_files(folder):
+    for name in checkpoint_files(folder, contents):
         status = (folder / name).stat()
         facts.append((name, status.st_size, status.st_mtime_ns))
     return json.dumps(facts)

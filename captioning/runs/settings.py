@@ -24,8 +24,9 @@ def settings_digest(captioner: Captioner, instructions: Sequence[str], options: 
     A generation setting counts by its effect: one that is given counts like the same one of the checkpoint's,
     and without sampling neither a seed nor a temperature counts.
 
-    The checkpoint counts by the bytes of its files. Device and batch size do not count, nor which of the
-    floating-point formats is used (what ``auto`` takes depends on the machine); ``int8`` does.
+    The checkpoint counts by the bytes of its files, and so do LoRA adapters. Device and batch size do not
+    count, nor which of the floating-point formats is used (what ``auto`` takes depends on the machine);
+    ``int8`` does.
 
     Args:
         captioner: its checkpoint is not loaded, and not downloaded. One that is not here equals no other.
@@ -52,7 +53,21 @@ def settings_digest(captioner: Captioner, instructions: Sequence[str], options: 
     }
     if options.vision != VisionOptions():  # as it was before there were any
         settings["vision"] = _vision(options.vision)
+    if loras := _loras(captioner.loras):
+        settings["loras"] = loras
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _loras(loras: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Adapters that have an effect, by the bytes of their files, each once."""
+    from ...models_cache import adapter_digest, find_adapter
+
+    strengths: dict[str, float] = {}
+    for name, strength in loras:
+        folder = find_adapter(name)
+        digest = f"not here: {name}" if folder is None else adapter_digest(folder)
+        strengths[digest] = strengths.get(digest, 0.0) + strength
+    return sorted((digest, strength) for digest, strength in strengths.items() if strength)
 
 
 def _generation(folder: Path | None, options: GenerationOptions) -> dict[str, Any]:

@@ -80,9 +80,11 @@ def _ready_captioner(task: Task) -> Captioner:
         torch.cuda.set_device(task.device)  # nothing of ours may take memory of the first GPU
     if task.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // task.cpu_workers))
-    with shared_manager().acquire(task.model, device=task.device, dtype=task.dtype):
+    with shared_manager().acquire(task.model, device=task.device, dtype=task.dtype, adapters=task.loras):
         pass
-    return Captioner(task.model, device=task.device, dtype=task.dtype, batch_size=task.batch_size)
+    return Captioner(
+        task.model, device=task.device, dtype=task.dtype, batch_size=task.batch_size, loras=task.loras
+    )
 
 
 class _Run:

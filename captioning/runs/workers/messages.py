@@ -25,6 +25,7 @@ class Task:
     options: CaptionOptions
     cpu_workers: int  # how many there are that compute on the CPU, among whom its cores are divided
     levels: Mapping[str, int]  # of the loggers that the run has set, by name
+    loras: tuple[tuple[str, float], ...] = ()
 
 
 # ---- to the worker

@@ -52,6 +52,7 @@ class WorkerProcesses:
         model: catalogue name, Hub id or folder. Its files should be there: each process looks for them.
         dtype: see :class:`.Captioner`; ``auto`` may mean another on each device.
         batch_size: see :class:`.Captioner`; of each process.
+        loras: see :class:`.Captioner`.
         instructions: canonical names, in order.
 
     Raises:
@@ -67,6 +68,7 @@ class WorkerProcesses:
         *,
         dtype: str = "auto",
         batch_size: int | None = None,
+        loras: Sequence[tuple[str, float]] = (),
     ) -> None:
         if not devices:
             raise ValueError("Workers need at least one device.")
@@ -76,6 +78,7 @@ class WorkerProcesses:
                 model=model, device=device, dtype=dtype, batch_size=batch_size,
                 instructions=tuple(instructions), options=options,
                 cpu_workers=sum(device == "cpu" for device in devices), levels=levels,
+                loras=tuple(loras),
             )
             for device in devices
         ]  # fmt: skip

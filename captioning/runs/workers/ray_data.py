@@ -109,16 +109,18 @@ class RayWorkers:
 
     def _plan(self, ray: Any) -> tuple[Task, Share]:
         from ...._version import __version__
-        from ....models_cache import checkpoint_digest, ensure_checkpoint
+        from ....models_cache import adapter_digest, checkpoint_digest, ensure_adapter, ensure_checkpoint
 
         captioner = self._captioner
         share = share_of(ray, self._cluster.workers, captioner.device)
         check_machines(ray, __version__, self._cluster.paths)
         folder = ensure_checkpoint(captioner.model, offline=self._offline, progress=False)
+        loras = [
+            (_absolute(name), strength, ensure_adapter(name, offline=self._offline, progress=False))
+            for name, strength in captioner.loras
+        ]
         task = Task(
-            model=str(Path(captioner.model).absolute())
-            if Path(captioner.model).is_dir()
-            else captioner.model,
+            model=_absolute(captioner.model),
             device="cuda" if share.gpus else "cpu",
             dtype=captioner.dtype,
             batch_size=captioner.batch_size,
@@ -130,8 +132,14 @@ class RayWorkers:
             checkpoint=checkpoint_digest(folder),
             calls=_CALLS,
             log_level=logging.getLogger(PACKAGE).getEffectiveLevel(),
+            loras=tuple((name, strength, adapter_digest(lora)) for name, strength, lora in loras),
         )
         return task, share
+
+
+def _absolute(name: str) -> str:
+    """A folder by its whole path; other names as they are."""
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def _after(first: Item, items: Iterator[Item | None]) -> Iterator[Item | None]:

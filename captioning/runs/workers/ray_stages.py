@@ -60,6 +60,7 @@ class Task:
     checkpoint: str  # digest of its files
     calls: int  # chunks that a worker is at together
     log_level: int
+    loras: tuple[tuple[str, float, str], ...] = ()  # and the digest of each one's files
 
 
 @dataclass(frozen=True)
@@ -258,9 +259,29 @@ def _ready_captioner(task: Task) -> Captioner:
         torch.set_num_threads(task.threads)
     device = resolve_device(task.device)
     dtype = resolve_dtype(task.dtype, device)
-    with shared_manager().acquire(task.model, device=device, dtype=dtype):
+    loras = _ready_loras(task)
+    with shared_manager().acquire(task.model, device=device, dtype=dtype, adapters=loras):
         pass  # what hinders it is known before there are pictures
-    return Captioner(task.model, device=device, dtype=dtype, batch_size=task.batch_size)
+    return Captioner(task.model, device=device, dtype=dtype, batch_size=task.batch_size, loras=loras)
+
+
+def _ready_loras(task: Task) -> list[tuple[str, float]]:
+    """The same adapters as everywhere else, on this machine.
+
+    Raises:
+        ClusterError: another adapter has the name here.
+        ModelFilesError: one is not here.
+    """
+    from ....models_cache import adapter_digest, ensure_adapter
+
+    for name, _, digest in task.loras:
+        folder = ensure_adapter(name, offline=task.offline, progress=False)
+        if adapter_digest(folder) != digest:
+            raise ClusterError(
+                f"The files of the LoRA {name} in {folder} on {platform.node()} are not those of the machine "
+                "that the run was started on. Remove one of the two, and start again."
+            )
+    return [(name, strength) for name, strength, _ in task.loras]
 
 
 def other_version(machine: str, there: str, here: str) -> str:
