@@ -219,8 +219,10 @@ def test_a_device_without_memory_leaves_its_pictures_to_the_others(caplog: pytes
             less = held * resource.getpagesize() - 10**8
             resource.prlimit(child.pid, resource.RLIMIT_AS, (less, less))
     assert records == {f"{number:02}.png": None for number in range(80)}
-    # a library below may not survive that, instead of telling
-    assert "cannot go on, and leaves its pictures" in caplog.text or "has died" in caplog.text
+    # A library below may not survive that, instead of telling; one that is still starting has no pictures to
+    # leave, and may end when all is done.
+    ends = ("cannot go on, and leaves its pictures", "has died", "MemoryError")
+    assert any(end in caplog.text for end in ends)
 
 
 def test_a_wrong_setting_is_told_as_in_one_process(capfd: pytest.CaptureFixture[str]) -> None:
