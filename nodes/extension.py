@@ -7,12 +7,14 @@ from comfy_api.latest import ComfyExtension, io
 from . import host
 from .caption import PromptGenCaptions, PromptGenTagger
 from .caption_folder import PromptGenCaptionFolder
+from .doc_vqa import PromptGenDocVQA
 from .flux import PromptGenFluxTextEncode
 from .load_folder import PromptGenLoadFolder
 from .model import PromptGenModelLoader
 from .replacements import register_replacements
 from .save_captions import PromptGenSaveCaptions
 from .text import PromptGenAnalyzer, PromptGenEditTags, PromptGenSplitCaption
+from .vision import PromptGenVision
 
 
 class PromptGenExtension(ComfyExtension):
@@ -28,6 +30,8 @@ class PromptGenExtension(ComfyExtension):
         return [
             PromptGenTagger,
             PromptGenCaptions,
+            PromptGenVision,
+            PromptGenDocVQA,
             PromptGenModelLoader,
             PromptGenFluxTextEncode,
             PromptGenSplitCaption,

@@ -52,12 +52,12 @@ def image_input() -> Any:
     )
 
 
-def checkpoint_input() -> Any:
+def checkpoint_input(default: str = models_cache.DEFAULT_MODEL) -> Any:
     """The checkpoint's name. Its options are the catalogue and what lies in the model folders right now."""
     return io.Combo.Input(
         "checkpoint",
         options=host.checkpoint_names(),
-        default=models_cache.DEFAULT_MODEL,
+        default=default,
         tooltip="Which model to use. It is downloaded at first use, to models/LLM. Folders there and in "
         "models/florence2 are offered as well; 'demo' comes with the pack and only knows drawn shapes.",
     )

@@ -34,6 +34,10 @@ _ANALYZER_FIELDS = (
 )  # fmt: skip
 
 
+# Of what loads a checkpoint for Florence2Run. Lists that older releases saved are shorter, as are its own.
+_LOADER_WIDGETS = ("model", "precision", "attention", "convert_to_safetensors")
+
+
 def _renamed(**old_by_new: str) -> list[dict[str, Any]]:
     return [{"new_id": new, "old_id": old} for new, old in old_by_new.items()]
 
@@ -98,6 +102,49 @@ REPLACEMENTS: tuple[dict[str, Any], ...] = (
         # selected analyze -> sentence, json
         "output_mapping": [{"old_idx": 0, "new_idx": 0}],
     },
+    {
+        # Captions are among its tasks: ours takes them, too, answers in text, and has no pictures to give for
+        # them, where theirs gave black ones. Theirs drew words at random unless told not to, with a seed;
+        # ours takes the most likely ones, as a box does not get better by chance.
+        "old_node_id": "Florence2Run",
+        "new_node_id": "PromptGenVision",
+        "old_widget_ids": [
+            "text_input", "task", "fill_mask", "keep_model_loaded", "max_new_tokens", "num_beams",
+            "do_sample", "output_mask_select", "seed",
+        ],
+        "input_mapping": [
+            *_renamed(
+                image="image",
+                text_input="text_input",
+                task="task",
+                fill="fill_mask",
+                max_new_tokens="max_new_tokens",
+                num_beams="num_beams",
+                select="output_mask_select",
+                model="florence2_model",
+            ),
+            # for links that the server changes later, see above
+            {"new_id": "florence2_model", "old_id": "florence2_model"},
+        ],
+        # image, mask, caption, data, bbox_count -> overlay, mask, object masks, text, json, boxes, bounding
+        # boxes, crops, count. What reads 'data', which has another form for each task, can take our 'boxes'.
+        "output_mapping": [
+            {"old_idx": old, "new_idx": new} for old, new in ((0, 0), (1, 1), (2, 3), (4, 8))
+        ],
+    },
+    *(
+        {
+            # Names of the Hub, or of folders in models/LLM: ours knows both. Files of weights stay as they
+            # are, and there is one kind of attention.
+            "old_node_id": old,
+            "new_node_id": "PromptGenModelLoader",
+            "old_widget_ids": list(_LOADER_WIDGETS),
+            "input_mapping": _renamed(checkpoint="model", precision="precision"),
+            # florence2_model -> model
+            "output_mapping": [{"old_idx": 0, "new_idx": 0}],
+        }
+        for old in ("DownloadAndLoadFlorence2Model", "Florence2ModelLoader")
+    ),
 )  # fmt: skip
 """As ``io.NodeReplace`` takes them."""
 

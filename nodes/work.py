@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..captioning import (
     Captioner,
@@ -27,6 +27,21 @@ from .model import ModelChoice
 
 if TYPE_CHECKING:
     import torch
+
+
+class Settings(Protocol):
+    """Which model, and what it is asked besides the instruction. Equal ones are worked on together."""
+
+    @property
+    def choice(self) -> ModelChoice:
+        """The model."""
+
+    def options(self) -> CaptionOptions:
+        """As the engine takes them.
+
+        Raises:
+            ValueError: a value is outside its range, or of another kind.
+        """
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ class Work:
 
     image: torch.Tensor  # [B, H, W, C]
     instructions: tuple[str, ...]
-    settings: CaptionSettings
+    settings: Settings
 
 
 def caption_all(work: Sequence[Work]) -> list[tuple[Result, ...]]:

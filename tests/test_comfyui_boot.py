@@ -29,6 +29,8 @@ NODES = {
     "PromptGenModelLoader": "PromptGen Model",
     "PromptGenTagger": "PromptGen Tagger",
     "PromptGenCaptions": "PromptGen Captions (all at once)",
+    "PromptGenVision": "Florence-2 Vision Tasks",
+    "PromptGenDocVQA": "Florence-2 Document Question",
     "PromptGenFluxTextEncode": "Flux CLIP Text Encode (PromptGen)",
     "PromptGenSplitCaption": "Split Mixed Caption",
     "PromptGenAnalyzer": "Caption Analyzer",

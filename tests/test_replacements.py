@@ -35,6 +35,8 @@ from .helpers_dev import ROOT
 
 TAGGER, FLUX, ANALYZER = "Miaoshouai_Tagger", "Miaoshouai_Flux_CLIPTextEncode", "Miaoshouai_Caption_Analyzer"
 SAVER = "Miaoshouai_SaveTags"
+RUN, LOADER, LOCAL_LOADER = "Florence2Run", "DownloadAndLoadFlorence2Model", "Florence2ModelLoader"
+ALL = [TAGGER, SAVER, FLUX, ANALYZER, RUN, LOADER, LOCAL_LOADER]
 MODELS = {
     "promptgen_base_v1.5": "Florence-2-base-PromptGen-v1.5",
     "promptgen_large_v1.5": "Florence-2-large-PromptGen-v1.5",
@@ -49,6 +51,34 @@ METHODS = {
     "mixed": "MIXED_CAPTION",
     "extra_mixed": "MIXED_CAPTION_PLUS",
     "analyze": "ANALYZE",
+}
+# What the other pack's loader offered.
+HUB_IDS = (
+    *(f"microsoft/Florence-2-{size}" for size in ("base", "base-ft", "large", "large-ft")),
+    "HuggingFaceM4/Florence-2-DocVQA",
+    "thwri/CogFlorence-2.1-Large",
+    "thwri/CogFlorence-2.2-Large",
+    "gokaygokay/Florence-2-SD3-Captioner",
+    "gokaygokay/Florence-2-Flux-Large",
+    *(f"MiaoshouAI/Florence-2-{size}-PromptGen-v{v}" for size in ("base", "large") for v in ("1.5", "2.0")),
+    "PJMixers-Images/Florence-2-base-Castollux-v0.5",
+)
+TASKS = {
+    "region_caption": "OD",
+    "dense_region_caption": "DENSE_REGION_CAPTION",
+    "region_proposal": "REGION_PROPOSAL",
+    "caption": "CAPTION",
+    "detailed_caption": "DETAILED_CAPTION",
+    "more_detailed_caption": "MORE_DETAILED_CAPTION",
+    "caption_to_phrase_grounding": "CAPTION_TO_PHRASE_GROUNDING",
+    "referring_expression_segmentation": "REFERRING_EXPRESSION_SEGMENTATION",
+    "ocr": "OCR",
+    "ocr_with_region": "OCR_WITH_REGION",
+    "docvqa": "DOCVQA",
+    "prompt_gen_tags": "GENERATE_TAGS",
+    "prompt_gen_mixed_caption": "MIXED_CAPTION",
+    "prompt_gen_analyze": "ANALYZE",
+    "prompt_gen_mixed_caption_plus": "MIXED_CAPTION_PLUS",
 }
 FIELDS = tuple(field for field in ANALYSIS_FIELDS if field != "image_composition")
 
@@ -68,6 +98,29 @@ WIDGETS: dict[str, dict[str, Any]] = {
     SAVER: {"save_folder": "Your save directory", "filename_prefix": "", "mode": "overwrite"},
     FLUX: {"guidance": 3.5},
     ANALYZER: {"subject_index": 0, **dict.fromkeys(FIELDS, False)},
+    RUN: {
+        "text_input": "",
+        "task": "region_caption",
+        "fill_mask": True,
+        "keep_model_loaded": False,
+        "max_new_tokens": 1024,
+        "num_beams": 3,
+        "do_sample": True,
+        "output_mask_select": "",
+        "seed": 1,
+    },
+    LOADER: {
+        "model": "microsoft/Florence-2-base",
+        "precision": "fp16",
+        "attention": "sdpa",
+        "convert_to_safetensors": False,
+    },
+    LOCAL_LOADER: {
+        "model": "Florence-2-base",
+        "precision": "fp16",
+        "attention": "sdpa",
+        "convert_to_safetensors": False,
+    },
 }
 # Old node -> inputs that are always connected where the node is used with an image.
 LINKS = {
@@ -75,12 +128,18 @@ LINKS = {
     SAVER: ["filenames", "captions"],
     FLUX: ["clip", "caption"],
     ANALYZER: ["analyze"],
+    RUN: ["image", "florence2_model"],
+    LOADER: [],
+    LOCAL_LOADER: [],
 }
 OUTPUTS = {
     TAGGER: ["images", "filenames", "captions", "folder_path", "batch_size"],
     SAVER: ["captions"],
     FLUX: ["CONDITIONING", "EMPTY CONDITIONING", "t5xxl", "clip_l", "analyze"],
     ANALYZER: ["selected analyze"],
+    RUN: ["image", "mask", "caption", "data", "bbox_count"],
+    LOADER: ["florence2_model"],
+    LOCAL_LOADER: ["florence2_model"],
 }
 # What has no counterpart in ours, each with its reason.
 LEFT_OUT = {
@@ -91,12 +150,27 @@ LEFT_OUT = {
     SAVER: {"filename_prefix": "a caption file is called after its image"},
     FLUX: {},
     ANALYZER: {"subject_index": "theirs counts from 1, and 0 is all subjects"},
+    RUN: {
+        "keep_model_loaded": "models are the host's to keep",
+        "do_sample": "regions are those that the model finds most likely",
+        "seed": "without sampling there is no use for it",
+    },
+    **{
+        loader: {
+            "attention": "there is one kind",
+            "convert_to_safetensors": "files of the user are left alone",
+        }
+        for loader in (LOADER, LOCAL_LOADER)
+    },
 }
 LEFT_OUT_OUTPUTS = {
     TAGGER: {"images", "filenames", "folder_path", "batch_size"},
     SAVER: set(),
     FLUX: set(),
     ANALYZER: set(),
+    RUN: {"data"},
+    LOADER: set(),
+    LOCAL_LOADER: set(),
 }
 
 SCHEMAS = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
@@ -217,10 +291,13 @@ def test_the_nodes_are_replaced(table: dict[str, SimpleNamespace]) -> None:
         SAVER: "PromptGenSaveCaptions",
         FLUX: "PromptGenFluxTextEncode",
         ANALYZER: "PromptGenAnalyzer",
+        RUN: "PromptGenVision",
+        LOADER: "PromptGenModelLoader",
+        LOCAL_LOADER: "PromptGenModelLoader",
     }
 
 
-@pytest.mark.parametrize("old", [TAGGER, SAVER, FLUX, ANALYZER])
+@pytest.mark.parametrize("old", ALL)
 def test_every_old_widget_has_a_place_and_a_use_or_a_reason(
     table: dict[str, SimpleNamespace], old: str
 ) -> None:
@@ -229,10 +306,10 @@ def test_every_old_widget_has_a_place_and_a_use_or_a_reason(
     assert used == {*WIDGETS[old], *LINKS[old]} - set(LEFT_OUT[old])
 
 
-@pytest.mark.parametrize("old", [TAGGER, SAVER, FLUX, ANALYZER])
+@pytest.mark.parametrize("old", ALL)
 def test_every_new_name_is_in_the_schema(table: dict[str, SimpleNamespace], old: str) -> None:
     schema = SCHEMAS[table[old].new_node_id]
-    kept_for_the_server = {"analyze"} if old == ANALYZER else set()
+    kept_for_the_server = {ANALYZER: {"analyze"}, RUN: {"florence2_model"}}.get(old, set())
     new = [mapping["new_id"] for mapping in table[old].input_mapping]
     assert len(new) == len(set(new))
     assert set(new) - kept_for_the_server <= set(schema["inputs"])
@@ -240,7 +317,7 @@ def test_every_new_name_is_in_the_schema(table: dict[str, SimpleNamespace], old:
         assert set(mapping) in ({"new_id", "old_id"}, {"new_id", "set_value"})
 
 
-@pytest.mark.parametrize("old", [TAGGER, SAVER, FLUX, ANALYZER])
+@pytest.mark.parametrize("old", ALL)
 def test_every_old_output_leads_to_one_of_ours_or_has_none(
     table: dict[str, SimpleNamespace], old: str
 ) -> None:
@@ -271,6 +348,9 @@ def test_outputs_lead_where_they_should(table: dict[str, SimpleNamespace]) -> No
             "analyze": "analysis",
         },
         ANALYZER: {"selected analyze": "sentence"},
+        RUN: {"image": "overlay", "mask": "mask", "caption": "text", "bbox_count": "count"},
+        LOADER: {"florence2_model": "model"},
+        LOCAL_LOADER: {"florence2_model": "model"},
     }
 
 
@@ -286,7 +366,15 @@ def test_old_names_of_checkpoints_are_known(old: str, new: str) -> None:
     assert new in resolve(old).names, "the folder that is looked for"
 
 
-@pytest.mark.parametrize(("old", "new"), METHODS.items())
+@pytest.mark.parametrize("hub_id", HUB_IDS)
+def test_checkpoints_of_the_other_loader_are_known(hub_id: str) -> None:
+    entry = find_entry(hub_id)
+    assert entry is not None
+    assert entry.hub_id == hub_id
+    assert find_entry(hub_id.partition("/")[2]) == entry, "the folder in models/LLM"
+
+
+@pytest.mark.parametrize(("old", "new"), [*METHODS.items(), *TASKS.items()])
 def test_old_names_of_instructions_are_known(old: str, new: str) -> None:
     assert find_instruction(old).name == new
 
@@ -333,6 +421,29 @@ def test_a_saved_saver_in_the_browser(table: dict[str, SimpleNamespace]) -> None
     names = SCHEMAS["PromptGenSaveCaptions"]["inputs"]
     widgets = in_the_browser(table[SAVER], ["/data/set", "x_", "append"], names)
     assert widgets == {"folder": "/data/set", "mode": "append"}
+
+
+@pytest.mark.parametrize("saved", [10, 9, 8, 7, 5])
+def test_a_saved_run_of_each_release_in_the_browser(table: dict[str, SimpleNamespace], saved: int) -> None:
+    """Each release saved one value more at the end, the last one that of control_after_generate."""
+    values = ["a red car", "ocr", False, True, 512, 4, False, "0,car", 7, "fixed"][:saved]
+    widgets = in_the_browser(table[RUN], values, SCHEMAS["PromptGenVision"]["inputs"])
+    wanted = {"text_input": "a red car", "task": "ocr", "fill": False, "max_new_tokens": 512}
+    wanted |= {"num_beams": 4} if saved > 5 else {}
+    assert widgets == wanted | ({"select": "0,car"} if saved > 7 else {})
+
+
+@pytest.mark.parametrize("old", [LOADER, LOCAL_LOADER])
+@pytest.mark.parametrize("saved", [4, 3, 2])
+def test_a_saved_loader_of_each_release_in_the_browser(
+    table: dict[str, SimpleNamespace], old: str, saved: int
+) -> None:
+    values = ["microsoft/Florence-2-large", "bf16", "eager", True][:saved]
+    names = SCHEMAS["PromptGenModelLoader"]["inputs"]
+    assert in_the_browser(table[old], values, names) == {
+        "checkpoint": "microsoft/Florence-2-large",
+        "precision": "bf16",
+    }
 
 
 @pytest.mark.parametrize("index", range(len(FIELDS)))
@@ -403,6 +514,44 @@ def test_a_replaced_prompt_runs(table: dict[str, SimpleNamespace], host: Host) -
     assert "background" in wanted.texts("2")[0]
 
 
+def detection_of(image: str, task: str, **values: Any) -> dict[str, Any]:
+    """A checkpoint, what it is asked, and a picture of the answer."""
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": image}},
+        "2": old_node(LOADER, {}, precision="fp32"),
+        "3": old_node(RUN, {"image": ["1", 0], "florence2_model": ["2", 0]}, task=task, **values),
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        "5": {"class_type": "PreviewAny", "inputs": {"source": ["3", 2]}},
+    }
+
+
+@pytest.mark.comfyui
+@pytest.mark.parametrize("order", list(itertools.permutations(["2", "3"])))
+def test_a_replaced_detection_runs(
+    table: dict[str, SimpleNamespace], host: Host, order: tuple[str, ...]
+) -> None:
+    image = host.upload(ROOT / "examples" / "circle-heart-square.png")
+    new = on_the_server(table, detection_of(image, "region_caption"), order)
+    assert new["5"]["inputs"]["source"] == ["3", 3], "the caption was output 2"
+    new["2"]["inputs"]["checkpoint"] = "demo"  # the only model at hand
+    entry = host.run(new)
+    assert entry.error is None
+    assert len(entry.outputs["4"]["images"]) == 1
+    found = [line.partition(": ")[2] for line in entry.texts("3")[0].splitlines()]
+    assert len(found) == 3
+    assert entry.texts("5") == [", ".join(found)]
+
+
+@pytest.mark.comfyui
+def test_a_replaced_caption_runs_and_has_no_picture(table: dict[str, SimpleNamespace], host: Host) -> None:
+    image = host.upload(ROOT / "examples" / "circle-heart-square.png")
+    new = on_the_server(table, detection_of(image, "caption"), ["2", "3"])
+    new["2"]["inputs"]["checkpoint"] = "demo"
+    entry = host.run(new)
+    assert "4" not in entry.outputs
+    assert entry.texts("5") == entry.texts("3") != [""]
+
+
 @pytest.mark.comfyui
 @pytest.mark.parametrize("method", METHODS)
 def test_the_tagger_takes_every_old_instruction(
@@ -429,7 +578,7 @@ def test_the_tagger_takes_every_old_instruction(
 def test_hosts_are_told(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
     host = FakeComfyUI(waits=waits)
     asyncio.run(use(host, monkeypatch).register_replacements())
-    assert [replacement.old_node_id for replacement in host.registered] == [TAGGER, SAVER, FLUX, ANALYZER]
+    assert [replacement.old_node_id for replacement in host.registered] == ALL
     for replacement in host.registered:
         json.dumps(vars(replacement))  # the page is sent it
 
