@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 FOLDER = ROOT / "example_workflows"
-TAG, ALL, FLUX, EDIT, ANALYSIS, FOLDER_TAGS, FOLDER_RUN = NAMES = (
+TAG, ALL, FLUX, EDIT, ANALYSIS, FOLDER_TAGS, FOLDER_RUN, CROP, READ, INPAINT = NAMES = (
     "Tag one image",
     "Caption and tags at once",
     "Flux image to image with a mixed caption",
@@ -29,9 +29,15 @@ TAG, ALL, FLUX, EDIT, ANALYSIS, FOLDER_TAGS, FOLDER_RUN = NAMES = (
     "Read an analysis",
     "Tag a folder",
     "Caption a folder",
+    "Detect and crop",
+    "Read text with regions",
+    "Segment by phrase and inpaint",
 )
+# Where captions are not asked for, another checkpoint is better.
+VISION = {CROP, READ, INPAINT}
 COMPANION = Path(__file__).parent / "comfyui_companion"
 FLUX_FILES = {"clip_l.safetensors", "t5xxl_fp16.safetensors", "flux1-dev.safetensors", "ae.safetensors"}
+INPAINT_FILE = "512-inpainting-ema.safetensors"
 HEADINGS = {
     "tags": "GENERATE_TAGS",
     "caption": "CAPTION",
@@ -157,7 +163,7 @@ def test_each_has_a_picture_and_a_note_that_says_what_demo_is() -> None:
         note = node_of(workflow, "MarkdownNote")["widgets_values"][0]
         assert note.startswith(f"**{name}.**")
         assert "only knows drawn shapes" in note
-        assert "Florence-2-base-PromptGen-v2.0" in note
+        assert ("Florence-2-base-ft" if name in VISION else "Florence-2-base-PromptGen-v2.0") in note
         assert all((ROOT / "examples" / picture).is_file() for picture in pictures_of(workflow))
         assert "promptgen_text" not in json.dumps(workflow)
         with Image.open(FOLDER / f"{name}.jpg") as picture:
@@ -305,6 +311,86 @@ def test_caption_a_folder(editor: Editor, command_line: Answers, tmp_path: Path)
 
 @pytest.mark.comfyui
 @pytest.mark.slow
+def test_detect_and_crop(editor: Editor, command_line: Answers) -> None:
+    workflow = open_example(editor, CROP)
+    inputs = inputs_of(editor, "PromptGenVision")
+    assert {key: inputs[key] for key in ("checkpoint", "task", "crop_margin")} == {
+        "checkpoint": "demo", "task": "OD", "crop_margin": 8,
+    }  # fmt: skip
+    entry = run(editor)
+    record = command_line("circle-heart-square.png", "OD", arguments=("--scores",))["OD"]
+    lines = [f"{place}: {one['label']} {one['score']:.2f}" for place, one in enumerate(record["regions"])]
+    assert texts(entry, workflow, "PromptGenVision") == ["\n".join(lines)]
+    assert shown_on(editor, workflow, "PromptGenVision") == "\n".join(lines)
+    overlay, crops = previews(entry, workflow, editor.host)
+    assert [picture.size for picture in overlay] == [(268, 274)]
+    assert len(crops) == len(lines) == 3
+    for picture, region in zip(crops, record["regions"], strict=True):
+        left, top, right, bottom = region["box"]
+        assert abs(picture.width - (right - left + 16)) <= 2
+        assert abs(picture.height - (bottom - top + 16)) <= 2
+    keep_picture(editor, CROP)
+
+
+@pytest.mark.comfyui
+@pytest.mark.slow
+def test_read_text_with_regions(editor: Editor, command_line: Answers) -> None:
+    workflow = open_example(editor, READ)
+    assert inputs_of(editor, "PromptGenVision")["checkpoint"] == "Florence-2-base-ft"
+    choose_demo(editor, workflow)
+    entry = run(editor)
+    record = command_line("news.png", "OCR_WITH_REGION")["OCR_WITH_REGION"]
+    text, told = (entry.texts(str(node["id"])) for node in workflow["nodes"] if node["type"] == "PreviewAny")
+    assert text == [record["text"]]
+    answer = json.loads(told[0])
+    assert answer["regions"] == record["regions"]
+    ((overlay,),) = previews(entry, workflow, editor.host)
+    assert overlay.size == (answer["width"], answer["height"])
+    keep_picture(editor, READ)
+
+
+@pytest.mark.comfyui
+@pytest.mark.slow
+def test_inpainting_without_its_model_still_segments_and_names_what_is_missing(
+    editor: Editor, command_line: Answers
+) -> None:
+    workflow = open_example(editor, INPAINT)
+    dialog = editor.page.locator(".p-dialog", has_text="Missing Models")
+    dialog.get_by_text(INPAINT_FILE).wait_for()
+    editor.page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+    inputs = inputs_of(editor, "PromptGenVision")
+    task, phrase = "REFERRING_EXPRESSION_SEGMENTATION", "the heart"
+    assert (inputs["checkpoint"], inputs["task"], inputs["text_input"]) == (
+        "Florence-2-base-ft", task, phrase,
+    )  # fmt: skip
+    choose_demo(editor, workflow)
+    with editor.page.expect_response(lambda answer: answer.url.endswith("/api/prompt")) as posted:
+        editor.page.keyboard.press("Control+Enter")
+    answer = posted.value.json()
+    errors = {error["class_type"]: error for error in answer["node_errors"].values()}
+    assert set(errors) == {"CheckpointLoaderSimple"}
+    assert INPAINT_FILE in json.dumps(errors)
+    entry = editor.host.wait(answer["prompt_id"])
+    assert entry.succeeded
+    record = command_line("star-and-heart.jpg", task, arguments=("--text-input", phrase))[task]
+    assert len(previews(entry, workflow, editor.host)) == 2
+    labels = [region["label"] for region in record["regions"]]
+    told = texts(entry, workflow, "PromptGenVision")[0].partition("\n\n")[2]
+    assert told == ("\n".join(f"{n}: {label}".rstrip() for n, label in enumerate(labels)) or "nothing found")
+    origins = {link[0]: link[1:3] for link in workflow["links"]}
+    encode = {
+        slot["name"]: origins.get(slot["link"]) for slot in node_of(workflow, "VAEEncodeForInpaint")["inputs"]
+    }
+    seeing = node_of(workflow, "PromptGenVision")
+    assert encode["mask"] == [seeing["id"], 1]
+    assert seeing["outputs"][1]["name"] == "mask"
+    assert encode["pixels"] == [node_of(workflow, "LoadImage")["id"], 0]
+    keep_picture(editor, INPAINT)
+
+
+@pytest.mark.comfyui
+@pytest.mark.slow
 def test_flux_without_its_models_still_captions_and_names_what_is_missing(
     editor: Editor, command_line: Answers
 ) -> None:
@@ -364,6 +450,27 @@ def upstream(prompt: dict[str, Any], key: str) -> set[str]:
     """The nodes that a node of a prompt needs."""
     sources = {value[0] for value in prompt[key]["inputs"].values() if isinstance(value, list)}
     return sources.union(*(upstream(prompt, source) for source in sources))
+
+
+def choose_demo(editor: Editor, workflow: dict[str, Any]) -> None:
+    """The only model at hand, in place of one that would be downloaded."""
+    number = node_of(workflow, "PromptGenVision")["id"]
+    editor.js(
+        """id => {
+            const widgets = app.graph.getNodeById(id).widgets;
+            widgets.find(widget => widget.name === "checkpoint").value = "demo";
+        }""",
+        number,
+    )
+
+
+def previews(entry: Entry, workflow: dict[str, Any], host: Host) -> list[list[Image.Image]]:
+    """What each node that shows pictures was given, in the order of the workflow."""
+    nodes = [node for node in workflow["nodes"] if node["type"] in ("PreviewImage", "MaskPreview")]
+    files = [entry.outputs[str(node["id"])]["images"] for node in nodes]
+    return [
+        [Image.open(host.temp_dir / file["subfolder"] / file["filename"]) for file in some] for some in files
+    ]
 
 
 def run(editor: Editor) -> Entry:
