@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .mixed import split_mixed as split_mixed
     from .overlay import draw_overlay as draw_overlay
     from .region_prompts import boxes_text as boxes_text
+    from .region_selection import select_regions as select_regions
     from .regions import Region as Region
     from .regions import parse_regions as parse_regions
     from .results import AnalysisResult as AnalysisResult
@@ -71,6 +72,7 @@ _NAMES = {
     "mixed": ("MixedParts", "split_mixed"),
     "overlay": ("draw_overlay",),
     "region_prompts": ("boxes_text",),
+    "region_selection": ("select_regions",),
     "regions": ("Region", "parse_regions"),
     "results": (
         "AnalysisResult",

@@ -9,7 +9,6 @@ from typing import BinaryIO
 from ...formats import stream_writer
 from ...region_selection import select_in_record
 from ..records import Record
-from .lines import readable
 
 __all__ = ["RegionFile"]
 
@@ -46,7 +45,7 @@ class RegionFile:
         for record in records:
             for result in self._results(record):
                 chosen = select_in_record(result, self._select, missing_ok=True)
-                writer.write(readable(record.name), record.size or (0, 0), chosen)
+                writer.write(record.name, record.size or (0, 0), chosen)
         writer.close()
         text.flush()
         text.detach()
