@@ -421,6 +421,15 @@ def test_a_folder_where_a_caption_belongs_costs_one_caption(pictures: list[Item]
     assert (root / "b.txt").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no such pipes")
+def test_a_pipe_where_a_caption_belongs_is_not_waited_for(pictures: list[Item], root: Path) -> None:
+    os.mkfifo(root / "a.txt")
+    run(root, pictures, CAPTION, existing=Existing.OVERWRITE, errors=root / "errors.jsonl")
+    [error] = [json.loads(line) for line in (root / "errors.jsonl").read_text().splitlines()]
+    assert (error["name"], "no regular file" in error["reason"]) == ("a.png", True)
+    assert (root / "b.txt").exists()
+
+
 def test_a_caption_that_has_become_unreadable_costs_no_caption_of_another_form(
     pictures: list[Item], root: Path
 ) -> None:

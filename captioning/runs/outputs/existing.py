@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
+import stat
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -58,7 +60,7 @@ def look_at(path: Path) -> Found:
         OSError: its folder cannot be looked into, and so no other file in it.
     """
     try:
-        content = patiently(path.read_bytes)
+        content = patiently(functools.partial(_read, path))
     except OSError as error:
         if error.errno not in _MISSING:
             if error.errno in _OUR_OWN or not os.path.lexists(path):
@@ -70,6 +72,18 @@ def look_at(path: Path) -> Found:
                 return Found(State.DAMAGED, reason=f"only {partial.name!r} is there, half-written")
         return Found(State.MISSING)
     return judge(content)
+
+
+def _read(path: Path) -> bytes:
+    """All of a file; of a pipe or a device nothing, since that could take for ever."""
+    with open(path, "rb", opener=_at_once) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EOPNOTSUPP, "it is no regular file")
+        return stream.read()
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _why_unreadable(path: Path, error: OSError) -> str:
