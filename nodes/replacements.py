@@ -123,6 +123,7 @@ REPLACEMENTS: tuple[dict[str, Any], ...] = (
                 select="output_mask_select",
                 model="florence2_model",
             ),
+            {"new_id": "checkpoint", "set_value": "Florence-2-base-ft"},  # must be there; 'model' is used
             # for links that the server changes later, see above
             {"new_id": "florence2_model", "old_id": "florence2_model"},
         ],

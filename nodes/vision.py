@@ -67,6 +67,7 @@ class PromptGenVision(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "threshold",
+                    optional=True,
                     default=0.0,
                     min=0.0,
                     max=1.0,

@@ -428,8 +428,8 @@ def test_a_saved_run_of_each_release_in_the_browser(table: dict[str, SimpleNames
     """Each release saved one value more at the end, the last one that of control_after_generate."""
     values = ["a red car", "ocr", False, True, 512, 4, False, "0,car", 7, "fixed"][:saved]
     widgets = in_the_browser(table[RUN], values, SCHEMAS["PromptGenVision"]["inputs"])
-    wanted = {"text_input": "a red car", "task": "ocr", "fill": False, "max_new_tokens": 512}
-    wanted |= {"num_beams": 4} if saved > 5 else {}
+    wanted: dict[str, Any] = {"text_input": "a red car", "task": "ocr", "fill": False, "max_new_tokens": 512}
+    wanted |= {"checkpoint": "Florence-2-base-ft"} | ({"num_beams": 4} if saved > 5 else {})
     assert widgets == wanted | ({"select": "0,car"} if saved > 7 else {})
 
 
