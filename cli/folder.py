@@ -101,8 +101,8 @@ def folder(
     format: Annotated[
         list[Form] | None,
         typer.Option(
-            help="Form of the captions, several by giving it again. Default: sidecar, or what the name of "
-            "--output says.",
+            help="Form of the captions, several by giving it again; those from coco on are of regions. Default: "
+            "sidecar, or what the name of --output says.",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),
@@ -114,7 +114,7 @@ def folder(
             "-o",
             metavar="FILE",
             parser=as_place,
-            help="The one file of a form that has one; for webdataset, the folder of the shards. URLs, too.",
+            help="The one file of a form that has one; for webdataset, labelme and yolo, the folder. URLs, too.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -368,10 +368,11 @@ def _captioner(
         options.captions,
         dtype=flags.precision(),
         batch_size=flags.batch_size,
+        loras=flags.loras(),
     )
     every_device = ", ".join(captioner.device for captioner in captioners)
     every_dtype = ", ".join(dict.fromkeys(captioner.dtype for captioner in captioners))
-    return Captioner(flags.model, device=every_device, dtype=every_dtype), workers
+    return Captioner(flags.model, device=every_device, dtype=every_dtype, loras=flags.loras()), workers
 
 
 def _columns(values: Sequence[str], flags: AnswerFlags) -> tuple[Column, ...]:
