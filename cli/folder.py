@@ -101,8 +101,8 @@ def folder(
     format: Annotated[
         list[Form] | None,
         typer.Option(
-            help="Form of the captions, several by giving it again; those from coco on are of regions. Default: "
-            "sidecar, or what the name of --output says.",
+            help="Form of the captions, several by giving it again; those from coco on are of regions. "
+            "Default: sidecar, or what the name of --output says.",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),
@@ -114,7 +114,8 @@ def folder(
             "-o",
             metavar="FILE",
             parser=as_place,
-            help="The one file of a form that has one; for webdataset, labelme and yolo, the folder. URLs, too.",
+            help="The one file of a form that has one; for webdataset, labelme and yolo, the folder. URLs, "
+            "too.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
