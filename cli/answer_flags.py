@@ -18,7 +18,7 @@ from .reporting import UsageError
 from .streams import is_terminal
 
 if TYPE_CHECKING:
-    from ..captioning import Captioner, CaptionOptions, VisionOptions
+    from ..captioning import Captioner, CaptionOptions, TileOptions, VisionOptions
 
 ASK = "What is asked"
 OUTPUT = "Output"
@@ -223,6 +223,31 @@ class AnswerFlags:
             rich_help_panel=_REGIONS,
         ),
     ] = None
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PIXELS|auto",
+            help="Look for small things and words in large pictures: in overlapping tiles with sides of so "
+            "many pixels. auto: twice the side of what the checkpoint sees, larger for huge pictures.",
+            rich_help_panel=_REGIONS,
+        ),
+    ] = None
+    tile_overlap: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PART",
+            help="With --tile: the part of a tile's side, 0-0.75, that the next one shares. [default: 0.25]",
+            rich_help_panel=_REGIONS,
+        ),
+    ] = None
+    tiles_only: Annotated[
+        bool,
+        typer.Option(
+            "--tiles-only",
+            help="With --tile: do not look at the whole picture as well, where there are tiles.",
+            rich_help_panel=_REGIONS,
+        ),
+    ] = False
     quiet: Annotated[
         bool,
         typer.Option(
@@ -273,7 +298,28 @@ class AnswerFlags:
                 raise UsageError(f"{name} is {share:g}; it takes a number from 0 to 1.")
         if self.max_regions is not None and self.max_regions < 1:
             raise UsageError(f"--max-regions is {self.max_regions}; it takes a whole number of at least 1.")
-        return VisionOptions(self.scores, self.threshold, self.max_regions, self.nms)
+        return VisionOptions(self.scores, self.threshold, self.max_regions, self.nms, self._tile_options())
+
+    def _tile_options(self) -> TileOptions | None:
+        from ..captioning import TileOptions
+
+        if self.tile is None:
+            if self.tile_overlap is not None or self.tiles_only:
+                given = "--tiles-only" if self.tile_overlap is None else "--tile-overlap"
+                raise UsageError(f"{given} has no use without --tile. Give --tile auto, for example.")
+            return None
+        size = None
+        if self.tile.strip().lower() != "auto":
+            try:
+                size = int(self.tile)
+            except ValueError as error:
+                raise UsageError(f"--tile is {self.tile!r}; it takes a number of pixels, or auto.") from error
+        overlap = TileOptions.overlap if self.tile_overlap is None else self.tile_overlap
+        try:
+            return TileOptions(size, overlap, whole=not self.tiles_only)
+        except ValueError as error:
+            said = str(error).replace("tile size", "--tile").replace("tile overlap", "--tile-overlap")
+            raise UsageError(said) from error
 
     def caption_options(self) -> CaptionOptions:
         """How to generate and how to clean up.

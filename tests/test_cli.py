@@ -215,6 +215,12 @@ def test_every_option_reaches_the_engine(promptgen: Promptgen, monkeypatch: pyte
     regions = ("--scores", "--threshold", 0.25, "--max-regions", 3, "--nms", 0.5)
     promptgen("caption", IMAGES[0], *QUICK, "-i", "OD", *regions)
     assert seen[-1][3].vision == engine.VisionOptions(True, threshold=0.25, top_k=3, nms_iou=0.5)
+    for flags, tile in (
+        (["--tile", "auto"], engine.TileOptions()),
+        (["--tile", 500, "--tile-overlap", 0.4, "--tiles-only"], engine.TileOptions(500, 0.4, whole=False)),
+    ):
+        promptgen("caption", IMAGES[0], *QUICK, "-i", "OD", *flags)
+        assert seen[-1][3].vision == engine.VisionOptions(tile=tile)
 
 
 def test_regions_have_scores_where_they_are_asked_for(promptgen: Promptgen) -> None:
@@ -229,6 +235,22 @@ def test_regions_have_scores_where_they_are_asked_for(promptgen: Promptgen) -> N
     assert plain == [("circle", None), ("heart", None), ("square", None)]
     assert [label for label, _ in scored] == ["circle", "heart", "square"]
     assert best == [max(scored, key=lambda region: region[1])]
+
+
+def test_large_pictures_are_looked_at_in_tiles(promptgen: Promptgen, tmp_path: Path) -> None:
+    from PIL import Image
+
+    with Image.open(ROOT / "examples" / "circle-heart-square.png") as picture:
+        picture.convert("RGB").resize((600, 400)).save(tmp_path / "large.png")
+    shutil.copy(ROOT / "examples" / "circle-heart-square.png", tmp_path / "small.png")
+    asked = ("--model", "demo", "-i", "OD", "--device", "cpu", "--dtype", "fp32", "--tile", 350)
+    lines = lines_of(
+        promptgen("caption", tmp_path / "large.png", tmp_path / "small.png", *asked, "--format", "jsonl")
+    )
+    assert [line.get("tiles") for line in lines] == [4, None]
+    promptgen("folder", tmp_path, *asked, "--output", tmp_path / "found.jsonl")
+    records = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [record["OD"] for record in records] == [line["text"] for line in lines]
 
 
 def test_sampling_repeats_with_a_seed(promptgen: Promptgen) -> None:
@@ -669,6 +691,11 @@ def test_terminals_get_progress_and_tables_and_pipes_do_not(watched: str) -> Non
         (["-i", "OD", "--threshold", "1.5"], "--threshold is 1.5; it takes a number from 0 to 1"),
         (["-i", "OD", "--nms", "-1"], "--nms is -1"),
         (["-i", "OD", "--max-regions", "0"], "--max-regions is 0"),
+        (["-i", "OD", "--tile", "large"], "--tile is 'large'; it takes a number of pixels, or auto"),
+        (["-i", "OD", "--tile", "8"], "--tile is 8; it takes a whole number of pixels of at least 32"),
+        (["-i", "OD", "--tile", "auto", "--tile-overlap", "1"], "--tile-overlap is 1.0; it takes"),
+        (["-i", "OD", "--tiles-only"], "--tiles-only has no use without --tile"),
+        (["-i", "CAPTION", "--tile", "auto"], "tiles have no use: CAPTION is about the whole picture"),
         (["--format", "yaml"], "yaml"),
         (["--no-such-option"], "--no-such-option"),
         ([], "MISSING"),
