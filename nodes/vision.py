@@ -151,10 +151,11 @@ class PromptGenVision(io.ComfyNode):
 
     @classmethod
     def execute(cls, **lists: list[Any]) -> Any:
-        from .vision_work import Batch, see_all
+        from .vision_work import Batch, see_all, with_their_frames
 
         # A list of switches would make holes in a list of objects: the first counts.
         per_object = (lists.pop("per_object", None) or [True])[0]
+        lists = with_their_frames(lists)
         batches = [Batch.of(row) for row in (rows(lists) if lists.get("image") else [])]
         seen = see_all(batches, per_object=bool(per_object))
         return io.NodeOutput(*seen.outputs(), ui=shown(seen.shown))

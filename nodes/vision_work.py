@@ -6,6 +6,7 @@ Apart from the nodes' schemas because it needs the whole engine, and ComfyUI's s
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ SHARE_OF_FREE_MEMORY = 0.5
 """The most of it that the masks of single objects may take."""
 
 _ENGINE_INPUTS = ("checkpoint", "model", "num_beams", "max_new_tokens")
+_PER_FRAME = ("text_input", "regions")
 _SPECK = 1e-4  # of a mask: smaller parts are what a brush has left
 
 
@@ -110,11 +112,11 @@ class Batch:
             ValueError: one of them is of another kind, or missing for this task.
         """
         values = dict(row)
-        texts = {name: values.pop(name, "") for name in ("text_input", "select", "regions")}
-        task = values.pop("task", "OD")
-        require_texts(task=task, **texts)
+        task, select = values.pop("task", "OD"), values.pop("select", "")
+        require_texts(task=task, select=select)
         instruction = find_instruction(task)
         pictures = frames(values.pop("image", None))
+        phrases, regions = (_one_each(name, values.pop(name, ""), pictures) for name in _PER_FRAME)
         drawing = Drawing(
             bool(values.pop("fill", True)),
             float(values.pop("mask_grow", 0)),
@@ -123,11 +125,11 @@ class Batch:
         )
         vision = _vision_options(instruction, values)
         mask = values.pop("region_mask", None)
-        asked = _text_inputs(instruction, texts["text_input"], texts["regions"], mask, pictures)
+        asked = _text_inputs(instruction, phrases, regions, mask, pictures)
         # A replaced node of another pack may have more inputs, see replacements.py.
         known = {name: values[name] for name in _ENGINE_INPUTS if name in values}
         settings = [VisionSettings(text_input=text, vision=vision, **known) for text in asked]
-        return cls(pictures, instruction, settings, texts["select"], drawing)
+        return cls(pictures, instruction, settings, select, drawing)
 
     @property
     def has_places(self) -> bool:
@@ -153,22 +155,46 @@ def _vision_options(instruction: Instruction, values: dict[str, Any]) -> VisionO
 # What is asked ----------------------------------------------------------------------------
 
 
+def with_their_frames(lists: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Texts of which there is one for each frame, as our nodes give them, put together by batch."""
+    counts = [len(frames(image)) for image in lists.get("image", ())]
+    together = dict(lists)
+    for name in _PER_FRAME:
+        texts = lists.get(name, [])
+        if len(texts) == sum(counts) > len(counts):
+            left = iter(texts)
+            together[name] = [tuple(itertools.islice(left, count)) for count in counts]
+    return together
+
+
+def _one_each(name: str, text: Any, pictures: Sequence[numpy.ndarray]) -> list[str]:
+    """A text for each picture: one for all, or see :func:`with_their_frames`."""
+    texts = list(text) if isinstance(text, tuple) else [text] * len(pictures)
+    for one in texts:
+        require_texts(**{name: one})
+    return texts
+
+
 def _text_inputs(
-    instruction: Instruction, text: str, regions: str, mask: Any, pictures: Sequence[numpy.ndarray]
-) -> list[str | None]:
+    instruction: Instruction,
+    phrases: list[str],
+    regions: list[str],
+    mask: Any,
+    pictures: Sequence[numpy.ndarray],
+) -> Sequence[str | None]:
     """What the engine gets as text input, for each picture."""
     if instruction.input == "none":
         return [None] * len(pictures)
     if instruction.input == "text":
-        return [text] * len(pictures)
+        return phrases
     if mask is not None:
         return list(_boxes_of_mask(mask, pictures))
-    if not regions.strip():
+    if not all(text.strip() for text in regions):
         raise ValueError(
             f"{instruction.name} needs regions. Connect a mask to 'region mask', or write boxes into "
             "'regions': left,top,right,bottom in pixels or from 0 to 1."
         )
-    return [regions] * len(pictures)
+    return regions
 
 
 def _boxes_of_mask(mask: Any, pictures: Sequence[numpy.ndarray]) -> Iterator[str]:

@@ -212,6 +212,28 @@ def test_a_batch_and_a_list(host: Host, engine: Captioner, tmp_path: Path) -> No
     assert [len(frame) for frame in frames] == [len(found) for found in regions[:2]]
 
 
+def test_texts_of_each_frame_go_with_the_frames(host: Host, engine: Captioner, tmp_path: Path) -> None:
+    for index in range(2):
+        draw_scene(7000 + index, size=(160, 128))[0].save(tmp_path / f"scene{index}.png")
+    paths = sorted(tmp_path.iterdir())
+    entry = host.run(
+        {
+            "a": node("LoadImage", image=host.upload(paths[0])),
+            "b": node("LoadImage", image=host.upload(paths[1])),
+            "batch": node("ImageBatch", image1=["a", 0], image2=["b", 0]),
+            "see": vision(["batch", 0]),
+            "ask": vision(["batch", 0], "REGION_TO_CATEGORY", regions=["see", JSON]),
+            "json": node("PreviewAny", source=["ask", JSON]),
+        }
+    )
+    assert entry.error is None
+    boxes = [[region["box"] for region in json.loads(text)["regions"]] for text in entry.texts("json")]
+    for given, path in zip(boxes, paths, strict=True):
+        wanted = [list(region.box or ()) for region in found(engine, path)]
+        np.testing.assert_allclose(given, wanted)
+    assert boxes[0] != boxes[1]
+
+
 def test_scores_and_a_threshold(host: Host, engine: Captioner) -> None:
     (name,) = uploaded(host, SCENE)
     scored = found(engine, SCENE, vision=VisionOptions(scores=True))
