@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -29,7 +31,6 @@ _REGIONS = "Regions (detection, grounding, segmentation, OCR)"
 _DEVICE = "Model and device"
 _WHITE = "white"
 
-
 Model = Annotated[
     str,
     typer.Option(
@@ -49,6 +50,16 @@ class AnswerFlags:
     """What was given for the options that captioning commands share."""
 
     model: Model = DEFAULT_MODEL
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADAPTER[:STRENGTH]",
+            help="LoRA adapter in PEFT form, by name, Hub id or folder, to add to the checkpoint; 1 strong "
+            "unless said otherwise. May be given again; adapters add up.",
+            rich_help_panel=_DEVICE,
+            show_default=False,
+        ),
+    ] = None
     text_input: Annotated[
         str | None,
         typer.Option(
@@ -392,17 +403,29 @@ class AnswerFlags:
             raise UsageError(str(error)) from error
         if fetch:
             self.fetch()
-        return Captioner(self.model, device=device, dtype=dtype, batch_size=self.batch_size)
+        return Captioner(
+            self.model, device=device, dtype=dtype, batch_size=self.batch_size, loras=self.loras()
+        )
 
-    def fetch(self) -> None:
-        """See that the checkpoint is there, downloading it if need be.
+    def loras(self) -> list[tuple[str, float]]:
+        """The adapters of ``--lora``, each with its strength.
 
         Raises:
-            ModelFilesError: it cannot be had.
+            UsageError: a strength is no number.
         """
-        from ..models_cache import ensure_checkpoint
+        return [_strength_of(given) for given in self.lora or ()]
+
+    def fetch(self) -> None:
+        """See that the checkpoint and the adapters are there, downloading them if need be.
+
+        Raises:
+            ModelFilesError: one cannot be had.
+        """
+        from ..models_cache import ensure_adapter, ensure_checkpoint
 
         ensure_checkpoint(self.model, offline=self.offline, progress=self.watched)
+        for name, _ in self.loras():
+            ensure_adapter(name, offline=self.offline, progress=self.watched)
 
     def precision(self) -> str:
         """The number format that ``--dtype`` and ``--fast`` ask for together; may be ``auto``.
@@ -415,6 +438,20 @@ class AnswerFlags:
                 f"--fast is --dtype int8, and --dtype {self.dtype.value} is another. Give one of them."
             )
         return Dtype.INT8.value if self.fast else self.dtype.value
+
+
+def _strength_of(given: str) -> tuple[str, float]:
+    """``NAME:STRENGTH`` taken apart. A folder may have colons in its name, and on Windows a drive."""
+    name, colon, strength = given.rpartition(":")
+    if not colon or not name or Path(given).is_dir():
+        return given, 1.0
+    try:
+        number = float(strength)
+    except ValueError:
+        return given, 1.0
+    if not math.isfinite(number):
+        raise UsageError(f"--lora {given}: the strength is no number. Write {name}:0.8, for example.")
+    return name, number
 
 
 def expand_flags(command: Callable[..., None]) -> Callable[..., None]:

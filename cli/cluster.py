@@ -36,8 +36,9 @@ def workers_on_ray(
         raise UsageError(f"--ray does not go with --device {flags.device}; it takes auto, cuda and cpu.")
     # each machine finds out for itself what these mean there
     captioner = Captioner(
-        flags.model, device=flags.device, dtype=flags.precision(), batch_size=flags.batch_size
-    )
+        flags.model, device=flags.device, dtype=flags.precision(), batch_size=flags.batch_size,
+        loras=flags.loras(),
+    )  # fmt: skip
     folders = tuple(str(Path(one).absolute()) for one in options.inputs if Path(one).is_dir())
     cluster = RayOptions(address=address, workers=count, paths=folders)
     workers = RayWorkers(captioner, options.instructions, options.captions, cluster, offline=flags.offline)

@@ -49,7 +49,8 @@ def list_models(
 
     To add your own, write {"NAME": {"hub_id": "ORG/NAME"}}, or "folder" for "hub_id", into the JSON file that
     $PROMPTGEN_CATALOGUE names; without it that is promptgen/models.json in your settings folder (~/.config,
-    on Windows %APPDATA%, on a Mac ~/Library/Application Support).
+    on Windows %APPDATA%, on a Mac ~/Library/Application Support). With "family": "lora" it is a LoRA adapter,
+    which the nodes offer.
     """
     configure_logging(verbose)
     with reported_errors(verbose):
@@ -74,20 +75,24 @@ def list_models(
 
 def download_models(
     names: _Names,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="They are LoRA adapters, of which only two files are needed.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     verbose: _Verbose = 0,
 ) -> None:
-    """Download checkpoints, or mend what is half there, and print their folders.
+    """Download checkpoints or LoRA adapters, or mend what is half there, and print their folders.
 
     Only the files that are needed are fetched, an interrupted download goes on where it stopped, and sizes
     and checksums are compared with the Hub's.
     """
     configure_logging(verbose)
     with reported_errors(verbose):
-        from ..models_cache import ensure_checkpoint
+        from ..models_cache import ensure_adapter, ensure_checkpoint
 
         watched = is_terminal(sys.stderr) and not quiet
-        _for_each(names, lambda name: typer.echo(ensure_checkpoint(name, progress=watched)), verbose)
+        ensure = ensure_adapter if lora else ensure_checkpoint
+        _for_each(names, lambda name: typer.echo(ensure(name, progress=watched)), verbose)
 
 
 def verify_models(

@@ -248,12 +248,14 @@ print(ensure_adapter("someone/style", offline=True))
         }  # fmt: skip
         environment.pop("HF_HUB_OFFLINE", None)
         environment.pop("HF_HUB_CACHE", None)
+        command = [sys.executable, "-m", "promptgen.cli", "models", "download", "--lora", "someone/style"]
         ended = subprocess.run(
             [sys.executable, "-c", run], env=environment, capture_output=True, text=True, timeout=60
         )
+        again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert ended.returncode == 0, ended.stderr
         first, second = ended.stdout.split()
-        assert first == second
+        assert first == second == again.stdout.strip()
         assert hub.resolved() <= {"adapter_config.json", "adapter_model.safetensors"}
         wanted = {"adapter_config.json", "adapter_model.safetensors"}
         assert {path.name for path in Path(first).iterdir()} == wanted
