@@ -10,6 +10,7 @@ from .caption_folder import PromptGenCaptionFolder
 from .doc_vqa import PromptGenDocVQA
 from .flux import PromptGenFluxTextEncode
 from .load_folder import PromptGenLoadFolder
+from .lora import PromptGenLora
 from .model import PromptGenModelLoader
 from .replacements import register_replacements
 from .save_captions import PromptGenSaveCaptions
@@ -33,6 +34,7 @@ class PromptGenExtension(ComfyExtension):
             PromptGenVision,
             PromptGenDocVQA,
             PromptGenModelLoader,
+            PromptGenLora,
             PromptGenFluxTextEncode,
             PromptGenSplitCaption,
             PromptGenEditTags,

@@ -150,8 +150,9 @@ def caption_folder(inputs: Mapping[str, Any]) -> Told:
         choice = model.choice
         host.prepare_checkpoint(choice.checkpoint)
         captioner = Captioner(
-            choice.checkpoint, device=choice.device, dtype=choice.precision, manager=host.manager()
-        )
+            choice.checkpoint, device=choice.device, dtype=choice.precision, manager=host.manager(),
+            loras=choice.loras,
+        )  # fmt: skip
         problems = _Problems()
 
         def on_progress(at: RunProgress) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 # Where node packs keep Florence-2 checkpoints, each in a folder of its own. Downloads go to the first.
 _FOLDER_KEYS = ("LLM", "florence2")
 
+# Where LoRA adapters may lie as well, beside those for other models.
+_ADAPTER_FOLDER_KEY = "loras"
+
 # Pictures for which the host is asked to make room; with what is then free, the engine chooses its batches.
 _LARGEST_BATCH = 16
 
@@ -48,6 +51,8 @@ def use_model_folders() -> None:
         folder_paths.add_model_folder_path(key, os.path.join(folder_paths.models_dir, key))  # noqa: PTH118
         for path in folder_paths.get_folder_paths(key):
             models_cache.register_folder(path, download=key == _FOLDER_KEYS[0])
+    for path in folder_paths.get_folder_paths(_ADAPTER_FOLDER_KEY):
+        models_cache.register_adapter_folder(path)
 
 
 def checkpoint_names() -> list[str]:
@@ -60,6 +65,17 @@ def checkpoint_names() -> list[str]:
         known = []  # the nodes must still appear; running one raises this error
         _tell_once(f"{error} The checkpoint menus lack the catalogue until it is mended.")
     return list(dict.fromkeys([models_cache.DEFAULT_MODEL, *known, *local]))
+
+
+def adapter_names() -> list[str]:
+    """What the menus of LoRA adapters offer: what lies in the model folders, then the catalogue."""
+    use_model_folders()
+    try:
+        known = list(models_cache.adapter_catalogue())
+    except models_cache.CatalogueError as error:
+        known = []
+        _tell_once(f"{error} The LoRA menus lack the catalogue until it is mended.")
+    return list(dict.fromkeys([*models_cache.local_adapters(), *known]))
 
 
 @functools.cache
@@ -89,9 +105,34 @@ def prepare_checkpoint(checkpoint: str) -> None:
         InterruptProcessingException: the user cancelled. What came is kept, the next try goes on from there.
     """
     _require_offered(checkpoint)
-    if models_cache.find_checkpoint(checkpoint) is not None:
-        return
-    download = _Download(checkpoint)
+    if models_cache.find_checkpoint(checkpoint) is None:
+        _download(models_cache.ensure_checkpoint, checkpoint)
+
+
+def prepare_adapter(name: str) -> None:
+    """The same for a LoRA adapter.
+
+    Raises:
+        ModelFilesError: its files are not to be had, or it is not among those that the menu offers.
+        InterruptProcessingException: the user cancelled.
+    """
+    offered = adapter_names()
+    hub_ids = [entry.hub_id for entry in models_cache.adapter_catalogue().values()]
+    if name not in (*offered, *hub_ids):  # for the reason told below
+        folders = ", ".join(folder_paths.get_folder_paths(_ADAPTER_FOLDER_KEY))
+        catalogue = models_cache.user_catalogue_path()
+        raise models_cache.ModelNotFoundError(
+            f"There is no LoRA {name!r} here. Choose another in the menu, or put its folder, with "
+            f"adapter_config.json in it, into one of {folders}. LoRAs of the Hub can be added to "
+            f'{catalogue}, with "family": "lora". Known names: {", ".join(offered)}.',
+            model=name,
+        )
+    if models_cache.find_adapter(name) is None:
+        _download(models_cache.ensure_adapter, name)
+
+
+def _download(ensure: Callable[..., Path], name: str) -> None:
+    download = _Download(ensure, name)
     download.start()
     bar: ProgressBar | None = None
     try:
@@ -129,18 +170,19 @@ def _require_offered(checkpoint: str) -> None:
 
 
 class _Download(threading.Thread):
-    """Fetches a checkpoint. In a thread of its own, because a network that stalls heeds no cancel button."""
+    """Fetches a model's files. In a thread of its own: a network that stalls heeds no cancel button."""
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, ensure: Callable[..., Path], name: str) -> None:
         super().__init__(name="promptgen-download", daemon=True)
-        self.checkpoint = checkpoint
+        self._ensure = ensure
+        self._model = name
         self.progress: DownloadProgress | None = None
         self.error: BaseException | None = None
         self.stopped = threading.Event()
 
     def run(self) -> None:
         try:
-            models_cache.ensure_checkpoint(self.checkpoint, progress=self._note)
+            self._ensure(self._model, progress=self._note)
         except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
             self.error = error
 
@@ -246,7 +288,9 @@ class HostPlacement:
             # Moving parameters in inference mode, which nodes run in, would tear tied ones apart.
             with torch.inference_mode(False):
                 model_management.load_models_gpu(
-                    [placed.patcher], memory_required=_activation_bytes(model), force_full_load=True
+                    [placed.patcher],
+                    memory_required=_activation_bytes(model) + model.adapters_nbytes,
+                    force_full_load=True,
                 )
             # What the host did not move (with --novram it moves nothing that it cannot page layer by layer),
             # and what it tore apart when it took single layers away.

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from . import host
 from .inputs import CATEGORY, PromptGenModel, checkpoint_input, require_texts
+from .lora import lora_input, loras_of
 
 PRECISIONS = ["auto", "fp32", "fp16", "bf16", "int8"]
 
@@ -20,6 +21,7 @@ class ModelChoice:
     checkpoint: str
     precision: str = "auto"
     device: str = "auto"
+    loras: tuple[tuple[str, float], ...] = ()  # names and strengths
 
 
 class PromptGenModelLoader(io.ComfyNode):
@@ -50,6 +52,11 @@ class PromptGenModelLoader(io.ComfyNode):
                     default="auto",
                     tooltip="auto: the device that ComfyUI uses. cpu keeps the GPU free for other models.",
                 ),
+                lora_input(
+                    "lora",
+                    "A PromptGen LoRA, or a chain of them, to add to the model. The model itself is loaded "
+                    "once all the same, and stays as it is for nodes that use it without.",
+                ),
             ],
             outputs=[
                 PromptGenModel.Output(
@@ -65,10 +72,10 @@ class PromptGenModelLoader(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, checkpoint: str, precision: str = "auto", device: str = "auto") -> Any:
+    def execute(cls, checkpoint: str, precision: str = "auto", device: str = "auto", lora: Any = None) -> Any:
         require_texts(checkpoint=checkpoint)
-        choice = ModelChoice(checkpoint, precision, device)
+        choice = ModelChoice(checkpoint, precision, device, loras_of(lora))
         host.prepare_checkpoint(checkpoint)
-        with host.manager().acquire(checkpoint, device=device, dtype=precision):
+        with host.manager().acquire(checkpoint, device=device, dtype=precision, adapters=choice.loras):
             pass  # what is wrong with it is said here, where it was chosen
         return io.NodeOutput(choice)

@@ -146,6 +146,15 @@ REPLACEMENTS: tuple[dict[str, Any], ...] = (
         }
         for old in ("DownloadAndLoadFlorence2Model", "Florence2ModelLoader")
     ),
+    {
+        # Names of the Hub, which ours knows. Theirs had no strength.
+        "old_node_id": "DownloadAndLoadFlorence2Lora",
+        "new_node_id": "PromptGenLora",
+        "old_widget_ids": ["model"],
+        "input_mapping": [*_renamed(lora="model"), {"new_id": "strength", "set_value": 1.0}],
+        # lora -> LoRA
+        "output_mapping": [{"old_idx": 0, "new_idx": 0}],
+    },
 )  # fmt: skip
 """As ``io.NodeReplace`` takes them."""
 

@@ -134,8 +134,9 @@ def caption_all(work: Sequence[Work]) -> list[tuple[Result, ...]]:
             choice = settings.choice
             host.prepare_checkpoint(choice.checkpoint)
             captioner = Captioner(
-                choice.checkpoint, device=choice.device, dtype=choice.precision, manager=host.manager()
-            )
+                choice.checkpoint, device=choice.device, dtype=choice.precision, manager=host.manager(),
+                loras=choice.loras,
+            )  # fmt: skip
             images = [frame for frame, _ in group]
             for answer in captioner.stream(images, instructions, options, progress.on_step):
                 if answer.exception is not None:

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.comfyui
 
 NODES = {
     "PromptGenModelLoader": "PromptGen Model",
+    "PromptGenLora": "PromptGen LoRA",
     "PromptGenTagger": "PromptGen Tagger",
     "PromptGenCaptions": "PromptGen Captions (all at once)",
     "PromptGenVision": "Florence-2 Vision Tasks",

@@ -27,7 +27,7 @@ from promptgen.captioning import (
     find_instruction,
 )
 from promptgen.captioning.tags import edit_prose
-from promptgen.models_cache import catalogue, find_entry
+from promptgen.models_cache import adapter_catalogue, catalogue, find_entry
 from promptgen.models_cache.folders import resolve
 
 from .comfyui_host import Host
@@ -36,7 +36,8 @@ from .helpers_dev import ROOT
 TAGGER, FLUX, ANALYZER = "Miaoshouai_Tagger", "Miaoshouai_Flux_CLIPTextEncode", "Miaoshouai_Caption_Analyzer"
 SAVER = "Miaoshouai_SaveTags"
 RUN, LOADER, LOCAL_LOADER = "Florence2Run", "DownloadAndLoadFlorence2Model", "Florence2ModelLoader"
-ALL = [TAGGER, SAVER, FLUX, ANALYZER, RUN, LOADER, LOCAL_LOADER]
+LORA = "DownloadAndLoadFlorence2Lora"
+ALL = [TAGGER, SAVER, FLUX, ANALYZER, RUN, LOADER, LOCAL_LOADER, LORA]
 MODELS = {
     "promptgen_base_v1.5": "Florence-2-base-PromptGen-v1.5",
     "promptgen_large_v1.5": "Florence-2-large-PromptGen-v1.5",
@@ -121,6 +122,7 @@ WIDGETS: dict[str, dict[str, Any]] = {
         "attention": "sdpa",
         "convert_to_safetensors": False,
     },
+    LORA: {"model": "NikshepShetty/Florence-2-pixelprose"},
 }
 # Old node -> inputs that are always connected where the node is used with an image.
 LINKS = {
@@ -131,6 +133,7 @@ LINKS = {
     RUN: ["image", "florence2_model"],
     LOADER: [],
     LOCAL_LOADER: [],
+    LORA: [],
 }
 OUTPUTS = {
     TAGGER: ["images", "filenames", "captions", "folder_path", "batch_size"],
@@ -140,6 +143,7 @@ OUTPUTS = {
     RUN: ["image", "mask", "caption", "data", "bbox_count"],
     LOADER: ["florence2_model"],
     LOCAL_LOADER: ["florence2_model"],
+    LORA: ["lora"],
 }
 # What has no counterpart in ours, each with its reason.
 LEFT_OUT = {
@@ -162,6 +166,7 @@ LEFT_OUT = {
         }
         for loader in (LOADER, LOCAL_LOADER)
     },
+    LORA: {},
 }
 LEFT_OUT_OUTPUTS = {
     TAGGER: {"images", "filenames", "folder_path", "batch_size"},
@@ -171,6 +176,7 @@ LEFT_OUT_OUTPUTS = {
     RUN: {"data"},
     LOADER: set(),
     LOCAL_LOADER: set(),
+    LORA: set(),
 }
 
 SCHEMAS = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
@@ -294,6 +300,7 @@ def test_the_nodes_are_replaced(table: dict[str, SimpleNamespace]) -> None:
         RUN: "PromptGenVision",
         LOADER: "PromptGenModelLoader",
         LOCAL_LOADER: "PromptGenModelLoader",
+        LORA: "PromptGenLora",
     }
 
 
@@ -351,6 +358,7 @@ def test_outputs_lead_where_they_should(table: dict[str, SimpleNamespace]) -> No
         RUN: {"image": "overlay", "mask": "mask", "caption": "text", "bbox_count": "count"},
         LOADER: {"florence2_model": "model"},
         LOCAL_LOADER: {"florence2_model": "model"},
+        LORA: {"lora": "LoRA"},
     }
 
 
@@ -364,6 +372,11 @@ def test_old_names_of_checkpoints_are_known(old: str, new: str) -> None:
     assert entry.name == new
     assert resolve(old).entry == entry
     assert new in resolve(old).names, "the folder that is looked for"
+
+
+def test_the_adapter_of_the_other_loader_is_known() -> None:
+    known = {entry.hub_id for entry in adapter_catalogue().values()}
+    assert WIDGETS[LORA]["model"] in known
 
 
 @pytest.mark.parametrize("hub_id", HUB_IDS)
