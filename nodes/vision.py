@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import captioning
+from ..captioning.vision_options import DEFAULT_REGION_MODEL
 from .inputs import (
     CATEGORY,
     PROMPTGEN_INSTRUCTIONS,
@@ -20,8 +21,6 @@ from .inputs import (
     text_output,
 )
 
-# PromptGen's own checkpoints have unlearned some of it.
-VISION_CHECKPOINT = "Florence-2-base-ft"
 TASKS = [name for name in captioning.INSTRUCTIONS if name not in (*PROMPTGEN_INSTRUCTIONS, "DOCVQA")]
 TILING = ["off", "auto"]
 
@@ -43,7 +42,7 @@ class PromptGenVision(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 image_input(),
-                checkpoint_input(VISION_CHECKPOINT),
+                checkpoint_input(DEFAULT_REGION_MODEL),
                 io.Combo.Input(
                     "task",
                     options=TASKS,

@@ -36,11 +36,11 @@ from ..captioning import (
 from ..captioning.region_selection import gives_regions, select_in_record, select_regions
 from ..captioning.regions import REGION_KINDS, Region
 from ..captioning.tiles import TileOptions, is_tileable
+from ..captioning.vision_options import DEFAULT_REGION_MODEL
 from ..models_cache import find_entry, free_bytes
 from . import host
 from .inputs import frames, no_images, require_texts
 from .model import ModelChoice
-from .vision import VISION_CHECKPOINT
 from .work import Work, caption_all
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ _SPECK = 1e-4  # of a mask: smaller parts are what a brush has left
 class VisionSettings:
     """What the engine is asked, besides the instruction. The defaults are those of the nodes."""
 
-    checkpoint: str = VISION_CHECKPOINT
+    checkpoint: str = DEFAULT_REGION_MODEL
     model: ModelChoice | None = None
     text_input: str | None = None  # a phrase, a question, or regions; None for instructions that take none
     num_beams: int = 3
@@ -342,7 +342,7 @@ def not_trained(checkpoint: str, instruction: str) -> str:
     entry = find_entry(checkpoint)
     if entry is None or instruction in entry.instructions:
         return ""
-    better = "Florence-2-DocVQA" if instruction == "DOCVQA" else VISION_CHECKPOINT
+    better = "Florence-2-DocVQA" if instruction == "DOCVQA" else DEFAULT_REGION_MODEL
     return f"{entry.name} was not trained on {instruction}: its answer may make no sense. {better} was."
 
 

@@ -124,6 +124,35 @@ def test_everything_about_one_picture(host: Host, engine: Captioner) -> None:
     ]
 
 
+def test_the_mask_is_one_for_nodes_of_core(host: Host, engine: Captioner) -> None:
+    (name,) = uploaded(host, SCENE)
+    image, regions = open_image(ROOT / "examples" / SCENE), found(engine, SCENE)
+    entry = host.run(
+        {
+            "load": node("LoadImage", image=name),
+            "see": vision(["load", 0]),
+            "paint": node("EmptyImage", width=image.width, height=image.height, batch_size=1, color=0x00FF00),
+            "put": node(
+                "ImageCompositeMasked",
+                destination=["load", 0],
+                source=["paint", 0],
+                x=0,
+                y=0,
+                resize_source=False,
+                mask=["see", MASK],
+            ),
+            "shown": node("PreviewImage", images=["put", 0]),
+        }
+    )
+    assert entry.error is None
+    (mask,) = draw_masks(regions, image.size, per_object=False)
+    within, pixels = np.asarray(mask), np.asarray(image)
+    (shown,) = pictures(entry, host, "shown")
+    np.testing.assert_array_equal(shown[within == 0], pixels[within == 0])
+    assert (shown[within == 255] == (0, 255, 0)).all()
+    assert (within == 255).any()
+
+
 def test_masks_grow_and_soften_and_crops_have_margins(host: Host, engine: Captioner) -> None:
     (name,) = uploaded(host, SCENE)
     entry = host.run(
