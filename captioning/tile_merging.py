@@ -2,14 +2,13 @@
 
 What lies in the overlap of tiles is found several times, and what a tile's border cuts is found in pieces:
 
-1. A piece most of which lies in something whole of the same label goes.
-2. Pieces that continue each other become one: of one label, cut by facing borders, both there all across the
+1. Pieces that continue each other become one: of one label, cut by facing borders, both there all across the
    tiles' overlap and side by side in it. Boxes become the box around both; outlines are cut in the middle of
    the overlap and kept together; texts become one line, put together where their ends say the same.
-3. Of two regions from different tiles that are the same thing one stays: what no border cuts before what is
+2. Of two regions from different tiles that are the same thing one stays: what no border cuts before what is
    put together of pieces and pieces, the larger before the smaller. The same thing are boxes of one label
-   whose intersection over union is 0.5 or more, or of which one has 80 % of the other within it; pieces of
-   text of which one lies in others for the most part, or in one by half if both say nearly the same.
+   whose intersection over union is 0.5 or more, or of which one has 80 % of the other within it, or 70 % of a
+   piece; texts of which one lies in others for the most part, or in one by half if both say nearly the same.
 
 The whole picture is a tile like others, which cuts nothing. Its boxes go before those put together, as they
 are no guesses; its texts after them, as it has the coarsest view. What one tile found twice stays twice: that
@@ -85,8 +84,7 @@ def merge_regions(
     """
     finds = _finds(views, image_size)
     same = _same_text if texts else _same_named if named else _same_place
-    whole = [find for find in finds if not find.is_cut and not (find.whole and (texts or not named))]
-    pieces = [find for find in finds if find.is_cut and not _is_within(find, whole, named or texts, texts)]
+    pieces = [find for find in finds if find.is_cut]
     others = [find for find in finds if not find.is_cut]
     for axis in (0, 1):
         pieces = _join_along(axis, pieces, texts=texts, named=named)
@@ -146,9 +144,10 @@ def join_texts(first: str, second: str, shared: tuple[float, float]) -> str:
     common = round((len(first) * shared[0] + len(second) * shared[1]) / 2)  # characters
     slack = 2 + common // 3  # letters are not equally wide, and of one that is cut several may be made
     runs = []
-    for shift in range(-slack, slack + 1):  # of where the second begins within the first
-        size, end = _longest_run(first, second, len(first) - common + shift)
-        runs.append((size - 2 * abs(shift), size, end, len(first) - common + shift))  # "the the the" fits often
+    for shift in range(-slack, slack + 1):
+        offset = len(first) - common + shift  # where the second begins within the first
+        size, end = _longest_run(first, second, offset)
+        runs.append((size - 2 * abs(shift), size, end, offset))  # "the the the" fits in many places
     _, size, end, offset = max(runs)
     if size >= max(2, 0.3 * common):
         return first[:end] + second[end - offset :]
@@ -277,24 +276,6 @@ def _is_cut_lengthwise(find: _Find) -> bool:
     """Whether a border runs along a line of text, so that what was read is not what is written."""
     across, down = map(abs, _text_line(find.region).direction)
     return any(find.cut[1::2]) if across > down else any(find.cut[::2])
-
-
-def _is_within(piece: _Find, others: Iterable[_Find], named: bool, texts: bool) -> bool:
-    """Whether most of what was cut lies in one of what was not."""
-    for other in others:
-        common = box_overlap(piece.box, other.box)
-        if not common or not piece.views.isdisjoint(other.views):
-            continue
-        if named and not texts and piece.region.label != other.region.label:
-            continue
-        if texts:
-            shape = _hull(piece.region)
-            common, area = convex_overlap(shape, _hull(other.region)), area_of(shape)
-        else:
-            area = _area(piece.box)
-        if common >= _PIECE_WITHIN * area:
-            return True
-    return False
 
 
 def _holds(text: str, part: str) -> bool:

@@ -47,8 +47,8 @@ def word(text: str, left: float, top: float, right: float, bottom: float) -> Reg
 @settings(deadline=None)
 @given(
     size=st.tuples(st.integers(1, 9000), st.integers(1, 9000)),
-    side=st.none() | st.integers(500, 4000),
-    overlap=st.floats(0, 0.75),
+    side=st.none() | st.integers(900, 4000),
+    overlap=st.floats(0, 0.6),
 )
 def test_tiles_cover_the_picture_and_overlap(size: tuple[int, int], side: int | None, overlap: float) -> None:
     tiles = tile_boxes(size, TileOptions(side, overlap), PUBLISHED)
@@ -399,6 +399,30 @@ def test_slanted_and_vertical_lines_are_joined() -> None:
     assert found_upward.quad == (50, 900, 50, 100, 70, 100, 70, 900)
 
 
+def test_pieces_that_are_not_of_one_line_stay_two() -> None:
+    small, large = word("small", 300, 100, 599, 120), word("LARGE", 401, 90, 700, 150)
+    assert merge_regions([(LEFT, [small]), (RIGHT, [large])], (1000, 400), texts=True) == [small, large]
+    turned = (700, 120, 401, 120, 401, 100, 700, 100)
+    upside_down = Region("down", (401, 100, 700, 120), quad=turned)
+    found = merge_regions([(LEFT, [small]), (RIGHT, [upside_down])], (1000, 400), texts=True)
+    assert "small" in [one.label for one in found]
+    assert all(len(one.label.split()) == 1 for one in found)
+
+
+def test_what_one_tile_reads_whole_is_believed_more_than_pieces() -> None:
+    views = [
+        (LEFT, [word("plain tr", 230, 100, 599, 120)]),
+        ((200, 0, 800, 400), [word("plain truth", 230, 100, 780, 120)]),
+        (RIGHT, [word("tnuth", 401, 100, 786, 121)]),
+    ]
+    assert [one.label for one in merge_regions(views, (1000, 400), texts=True)] == ["plain truth"]
+
+
+def test_the_whole_picture_is_believed_less_than_a_line_that_ends_at_a_border() -> None:
+    views = [(ALL, [word("wriffen", 50, 100, 600, 121)]), (LEFT, [word("written", 50, 100, 595, 120)])]
+    assert [one.label for one in merge_regions([*views, (RIGHT, [])], (1000, 400), texts=True)] == ["written"]
+
+
 def test_two_readings_of_one_word_are_one() -> None:
     views = [(LEFT, [word("Hello", 420, 100, 520, 120)]), (RIGHT, [word("He11o", 450, 101, 522, 121)])]
     assert [one.label for one in merge_regions(views, (1000, 400), texts=True)] == ["Hello"]
@@ -529,6 +553,23 @@ def test_regions_are_in_pixels_of_the_picture() -> None:
     assert result.raw.splitlines() == [answer.raw for _, answer in said]
     assert result.to_dict()["tiles"] == 2
     assert "tiles" not in said[0][1].to_dict()
+
+
+def test_outlines_and_corners_are_in_pixels_of_the_picture() -> None:
+    tiles = [(0, 0, 100, 100), (300, 200, 400, 300)]
+    for name, points in (
+        ("REFERRING_EXPRESSION_SEGMENTATION", "<loc_100><loc_200><loc_500><loc_200><loc_500><loc_600>"),
+        ("OCR_WITH_REGION", "a" + "<loc_100><loc_200><loc_500><loc_600>" * 2),
+    ):
+        said = answers(name, (tiles[0], ""), (tiles[1], points))
+        (here,) = said[1][1].regions
+        result = join_tile_answers(INSTRUCTIONS[name], said, (400, 300), VisionOptions())
+        assert isinstance(result, Regions)
+        (there,) = result.regions
+        shapes = [(one.box, one.quad, *(one.polygons or ())) for one in (here, there)]
+        for before, after in zip(*shapes, strict=True):
+            moved = before and [value + (300, 200)[place % 2] for place, value in enumerate(before)]
+            assert after == moved or after == pytest.approx(moved)
 
 
 def test_an_answer_that_was_cut_off_marks_the_result() -> None:
