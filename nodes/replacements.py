@@ -10,9 +10,10 @@ What to know of the host's two ways, for whoever changes the table:
 * The browser finds a saved value by its place in ``old_widget_ids``. Saved lists differ from release to
   release; ``web/js/oldWidgets.js`` brings them into this order. It moves the links of the inputs and outputs
   that are named, and drops all others.
-* The server finds a value by its name, and fails if the prompt lacks it. So only inputs that every prompt has
-  are named. In some prompts it changes a link after it has renamed the input to which the link leads, and
-  fails if it cannot find the old name. So an input that another of these nodes feeds keeps it as well.
+* The server finds a value by its name, and fails if the prompt lacks it. So only inputs are named that every
+  prompt has, or is given before the server looks (``name_optional_inputs``). In some prompts it changes a
+  link after it has renamed the input to which the link leads, and fails if it cannot find the old name. So an
+  input that another of these nodes feeds keeps it as well.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _ANALYZER_FIELDS = (
 )  # fmt: skip
 
 
-# Of what loads a checkpoint for Florence2Run. Lists that older releases saved are shorter, as are its own.
+# What loads a checkpoint for Florence2Run. Lists that older releases saved are shorter, as are its own.
+_LOADERS = ("DownloadAndLoadFlorence2Model", "Florence2ModelLoader")
 _LOADER_WIDGETS = ("model", "precision", "attention", "convert_to_safetensors")
 
 
@@ -140,11 +142,11 @@ REPLACEMENTS: tuple[dict[str, Any], ...] = (
             "old_node_id": old,
             "new_node_id": "PromptGenModelLoader",
             "old_widget_ids": list(_LOADER_WIDGETS),
-            "input_mapping": _renamed(checkpoint="model", precision="precision"),
+            "input_mapping": _renamed(checkpoint="model", precision="precision", lora="lora"),
             # florence2_model -> model
             "output_mapping": [{"old_idx": 0, "new_idx": 0}],
         }
-        for old in ("DownloadAndLoadFlorence2Model", "Florence2ModelLoader")
+        for old in _LOADERS
     ),
     {
         # Names of the Hub, which ours knows. Theirs had no strength.
@@ -159,6 +161,18 @@ REPLACEMENTS: tuple[dict[str, Any], ...] = (
 """As ``io.NodeReplace`` takes them."""
 
 
+def name_optional_inputs(message: dict[str, Any]) -> dict[str, Any]:
+    """What was sent to be queued, in which the loaders of other packs have all their inputs: those that are
+    not connected have None, as they have for that pack."""
+    prompt = message.get("prompt")
+    for node in prompt.values() if isinstance(prompt, dict) else ():
+        if isinstance(node, dict) and node.get("class_type") in _LOADERS:
+            inputs = node.get("inputs")
+            if isinstance(inputs, dict):
+                inputs.setdefault("lora", None)
+    return message
+
+
 async def register_replacements() -> None:
     """Tell the host. One that does not know of replacements, or knows them in another way, is left alone: the
     nodes do without."""
@@ -166,6 +180,9 @@ async def register_replacements() -> None:
     if node_replace is None:
         return
     try:
+        from server import PromptServer
+
+        PromptServer.instance.add_on_prompt_handler(name_optional_inputs)
         registry = latest.ComfyAPI().node_replacement
         for replacement in REPLACEMENTS:
             done = registry.register(node_replace(**replacement))

@@ -23,6 +23,7 @@ from promptgen.florence2.decoder import Decoder
 from promptgen.florence2.graphs import CudaRecorder
 from transformers import BartForConditionalGeneration
 
+from .adapters import save_adapter
 from .checkpoints import REFERENCE, expected
 from .small_bart import bart, check, config_for_sampling, encoder_states, ours, rules
 from .test_graphs import SMALL, Enough, Replayer, greedy, tokens
@@ -207,6 +208,29 @@ def test_the_reference_checkpoint_answers_as_on_a_cpu() -> None:
             found = model.generate(features, ["<MIXED_CAPTION>"] * len(images), options)
             answers.append([answer.token_ids for answer in found])
     assert all(answer == answers[0] for answer in answers)
+
+
+def test_models_with_adapters_go_where_the_one_without_goes(tmp_path: Path) -> None:
+    everything = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "qkv"]
+    adapter = save_adapter(tmp_path / "adapter", target_modules=everything, size=0.2)
+    image = Image.open(REFERENCE / "images" / "03.png").convert("RGB")
+
+    def answer(model: Florence2Model) -> tuple[int, ...]:
+        features = model.encode_images(model.preprocess([image]))
+        return model.generate(features, ["<CAPTION>"], GenerationOptions(max_new_tokens=40))[0].token_ids
+
+    base = Florence2Model.load(REFERENCE, device="cpu", dtype="fp32")
+    variant = base.with_adapters([(adapter, 1.0)])
+    right = answer(base), answer(variant)
+    assert right[0] != right[1]
+    for place in ("cuda", "cpu", "cuda"):
+        base.to(place)
+        assert {tensor.device.type for tensor in variant.network.state_dict().values()} == {place}
+        assert (answer(base), answer(variant)) == right
+        assert (answer(variant), answer(base)) == right[::-1]
+    late = base.with_adapters([(adapter, 1.0)])
+    assert late.device.type == "cuda"
+    assert answer(late) == right[1]
 
 
 @pytest.mark.slow

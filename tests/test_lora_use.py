@@ -96,6 +96,7 @@ def test_the_checkpoint_is_loaded_once_for_all_adapters(
     ]
     assert len({plain, *answers}) == 4
     assert loads.count == 1
+    assert text(manager, (second, 1.0)) == answers[1]  # with a cache of its own
     assert text(manager, (second, 1.0), (first, 1.0), cache=cache) == answers[2]
     assert text(manager, (first, 0.25), (first, 0.75), cache=cache) == answers[0]
     assert text(manager, (first, 0.0), cache=cache) == text(manager, cache=cache) == plain

@@ -14,7 +14,7 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -124,6 +124,9 @@ WIDGETS: dict[str, dict[str, Any]] = {
     },
     LORA: {"model": "NikshepShetty/Florence-2-pixelprose"},
 }
+OPTIONAL = {LOADER: ["lora"], LOCAL_LOADER: ["lora"]}
+"""Old node -> inputs that may be connected."""
+
 # Old node -> inputs that are always connected where the node is used with an image.
 LINKS = {
     TAGGER: ["images"],
@@ -188,6 +191,10 @@ class FakeComfyUI:
 
     def __init__(self, *, knows: bool = True, waits: bool = True, fails: bool = False) -> None:
         self.registered: list[SimpleNamespace] = []
+        self.handlers: list[Callable[[dict[str, Any]], dict[str, Any]]] = []  # of prompts that are queued
+        self.server = ModuleType("server")
+        instance = SimpleNamespace(add_on_prompt_handler=self.handlers.append)
+        self.server.PromptServer = SimpleNamespace(instance=instance)  # type: ignore[attr-defined]
         latest = ModuleType("comfy_api.latest")
         latest.io = SimpleNamespace()  # type: ignore[attr-defined]
         if knows:
@@ -223,18 +230,26 @@ def use(host: FakeComfyUI, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """``nodes.replacements`` as it is imported in that host."""
     monkeypatch.setitem(sys.modules, "comfy_api", host.module)
     monkeypatch.setitem(sys.modules, "comfy_api.latest", host.module.latest)
+    monkeypatch.setitem(sys.modules, "server", host.server)
     monkeypatch.delitem(sys.modules, "promptgen.nodes.replacements", raising=False)
     module = importlib.import_module("promptgen.nodes.replacements")
     monkeypatch.delitem(sys.modules, "promptgen.nodes.replacements")  # other tests import it anew
     return module
 
 
+class Table(dict[str, SimpleNamespace]):
+    """What a host is told, by old node, and what it calls with each prompt."""
+
+    handlers: list[Callable[[dict[str, Any]], dict[str, Any]]]
+
+
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
-    """What a host is told, by old node."""
+def table(monkeypatch: pytest.MonkeyPatch) -> Table:
     host = FakeComfyUI()
     asyncio.run(use(host, monkeypatch).register_replacements())
-    return {replacement.old_node_id: replacement for replacement in host.registered}
+    told = Table({replacement.old_node_id: replacement for replacement in host.registered})
+    told.handlers = host.handlers
+    return told
 
 
 # What hosts do ----------------------------------------------------------------------------
@@ -255,12 +270,12 @@ def in_the_browser(replacement: SimpleNamespace, values: list[Any], names: Itera
     return widgets
 
 
-def on_the_server(
-    table: Mapping[str, SimpleNamespace], prompt: Mapping[str, Any], order: Iterable[str]
-) -> dict[str, Any]:
+def on_the_server(table: Table, prompt: Mapping[str, Any], order: Iterable[str]) -> dict[str, Any]:
     """The prompt with replaced nodes: values are found by name, absent ones are errors, and links are changed
     where they were found, which another replacement may have renamed in the meantime."""
     prompt = copy.deepcopy(dict(prompt))
+    for handler in table.handlers:
+        prompt = handler({"prompt": prompt})["prompt"]
     links = [
         (value[0], value[1], node, name)
         for node, content in prompt.items()
@@ -283,7 +298,7 @@ def on_the_server(
 
 
 def old_node(kind: str, links: Mapping[str, list[Any]], **values: Any) -> dict[str, Any]:
-    assert set(links) == set(LINKS[kind])
+    assert set(links) - set(OPTIONAL.get(kind, ())) == set(LINKS[kind])
     assert set(values) <= set(WIDGETS[kind])
     return {"class_type": kind, "inputs": {**WIDGETS[kind], **values, **links}}
 
@@ -291,7 +306,7 @@ def old_node(kind: str, links: Mapping[str, list[Any]], **values: Any) -> dict[s
 # The table --------------------------------------------------------------------------------
 
 
-def test_the_nodes_are_replaced(table: dict[str, SimpleNamespace]) -> None:
+def test_the_nodes_are_replaced(table: Table) -> None:
     assert {old: replacement.new_node_id for old, replacement in table.items()} == {
         TAGGER: "PromptGenTagger",
         SAVER: "PromptGenSaveCaptions",
@@ -305,16 +320,14 @@ def test_the_nodes_are_replaced(table: dict[str, SimpleNamespace]) -> None:
 
 
 @pytest.mark.parametrize("old", ALL)
-def test_every_old_widget_has_a_place_and_a_use_or_a_reason(
-    table: dict[str, SimpleNamespace], old: str
-) -> None:
+def test_every_old_widget_has_a_place_and_a_use_or_a_reason(table: Table, old: str) -> None:
     assert table[old].old_widget_ids == list(WIDGETS[old])
     used = {mapping["old_id"] for mapping in table[old].input_mapping if "old_id" in mapping}
-    assert used == {*WIDGETS[old], *LINKS[old]} - set(LEFT_OUT[old])
+    assert used == {*WIDGETS[old], *LINKS[old], *OPTIONAL.get(old, ())} - set(LEFT_OUT[old])
 
 
 @pytest.mark.parametrize("old", ALL)
-def test_every_new_name_is_in_the_schema(table: dict[str, SimpleNamespace], old: str) -> None:
+def test_every_new_name_is_in_the_schema(table: Table, old: str) -> None:
     schema = SCHEMAS[table[old].new_node_id]
     kept_for_the_server = {ANALYZER: {"analyze"}, RUN: {"florence2_model"}}.get(old, set())
     new = [mapping["new_id"] for mapping in table[old].input_mapping]
@@ -325,16 +338,14 @@ def test_every_new_name_is_in_the_schema(table: dict[str, SimpleNamespace], old:
 
 
 @pytest.mark.parametrize("old", ALL)
-def test_every_old_output_leads_to_one_of_ours_or_has_none(
-    table: dict[str, SimpleNamespace], old: str
-) -> None:
+def test_every_old_output_leads_to_one_of_ours_or_has_none(table: Table, old: str) -> None:
     moved = {mapping["old_idx"]: mapping["new_idx"] for mapping in table[old].output_mapping}
     assert {OUTPUTS[old][index] for index in moved} == set(OUTPUTS[old]) - LEFT_OUT_OUTPUTS[old]
     assert {str(index) for index in moved.values()} <= set(SCHEMAS[table[old].new_node_id]["outputs"])
     assert len(set(moved.values())) == len(moved)
 
 
-def test_outputs_lead_where_they_should(table: dict[str, SimpleNamespace]) -> None:
+def test_outputs_lead_where_they_should(table: Table) -> None:
     names = {
         old: {
             OUTPUTS[old][mapping["old_idx"]]: SCHEMAS[replacement.new_node_id]["outputs"][
@@ -407,7 +418,7 @@ def test_the_old_example_of_a_replacement_changes_nothing() -> None:
     assert edit_tags("1girl, replace_tags, search", options) == ["1girl", "replace_tags", "search"]
 
 
-def test_a_saved_tagger_in_the_browser(table: dict[str, SimpleNamespace]) -> None:
+def test_a_saved_tagger_in_the_browser(table: Table) -> None:
     saved = {
         **WIDGETS[TAGGER], "model": "promptgen_large_v1.5", "caption_method": "mixed", "num_beams": 5,
         "prefix_caption": "trigger", "suffix_caption": "end", "replace_tags": "cat:dog",
@@ -425,19 +436,19 @@ def test_a_saved_tagger_in_the_browser(table: dict[str, SimpleNamespace]) -> Non
     GenerationOptions(num_beams=widgets["num_beams"], max_new_tokens=widgets["max_new_tokens"])
 
 
-def test_a_saved_flux_encoder_in_the_browser(table: dict[str, SimpleNamespace]) -> None:
+def test_a_saved_flux_encoder_in_the_browser(table: Table) -> None:
     names = SCHEMAS["PromptGenFluxTextEncode"]["inputs"]
     assert in_the_browser(table[FLUX], [4.5], names) == {"guidance": 4.5}
 
 
-def test_a_saved_saver_in_the_browser(table: dict[str, SimpleNamespace]) -> None:
+def test_a_saved_saver_in_the_browser(table: Table) -> None:
     names = SCHEMAS["PromptGenSaveCaptions"]["inputs"]
     widgets = in_the_browser(table[SAVER], ["/data/set", "x_", "append"], names)
     assert widgets == {"folder": "/data/set", "mode": "append"}
 
 
 @pytest.mark.parametrize("saved", [10, 9, 8, 7, 5])
-def test_a_saved_run_of_each_release_in_the_browser(table: dict[str, SimpleNamespace], saved: int) -> None:
+def test_a_saved_run_of_each_release_in_the_browser(table: Table, saved: int) -> None:
     """Each release saved one value more at the end, the last one that of control_after_generate."""
     values = ["a red car", "ocr", False, True, 512, 4, False, "0,car", 7, "fixed"][:saved]
     widgets = in_the_browser(table[RUN], values, SCHEMAS["PromptGenVision"]["inputs"])
@@ -448,9 +459,7 @@ def test_a_saved_run_of_each_release_in_the_browser(table: dict[str, SimpleNames
 
 @pytest.mark.parametrize("old", [LOADER, LOCAL_LOADER])
 @pytest.mark.parametrize("saved", [4, 3, 2])
-def test_a_saved_loader_of_each_release_in_the_browser(
-    table: dict[str, SimpleNamespace], old: str, saved: int
-) -> None:
+def test_a_saved_loader_of_each_release_in_the_browser(table: Table, old: str, saved: int) -> None:
     values = ["microsoft/Florence-2-large", "bf16", "eager", True][:saved]
     names = SCHEMAS["PromptGenModelLoader"]["inputs"]
     assert in_the_browser(table[old], values, names) == {
@@ -460,7 +469,7 @@ def test_a_saved_loader_of_each_release_in_the_browser(
 
 
 @pytest.mark.parametrize("index", range(len(FIELDS)))
-def test_a_saved_analyzer_in_the_browser(table: dict[str, SimpleNamespace], index: int) -> None:
+def test_a_saved_analyzer_in_the_browser(table: Table, index: int) -> None:
     switches = [place == index for place in range(len(FIELDS))]
     widgets = in_the_browser(table[ANALYZER], [2, *switches], SCHEMAS["PromptGenAnalyzer"]["inputs"])
     assert widgets == {"all_fields": False, **dict(zip(FIELDS, switches, strict=True))}
@@ -480,7 +489,7 @@ def chain_of(image: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["2", "3"])))
 def test_the_order_in_which_the_server_replaces_makes_no_difference(
-    table: dict[str, SimpleNamespace], order: tuple[str, ...]
+    table: Table, order: tuple[str, ...]
 ) -> None:
     new = on_the_server(table, chain_of("x.png"), order)
     assert new["2"]["class_type"] == "PromptGenTagger"
@@ -489,7 +498,7 @@ def test_the_order_in_which_the_server_replaces_makes_no_difference(
 
 
 def test_the_server_finds_all_that_it_looks_for_where_nothing_optional_is_connected(
-    table: dict[str, SimpleNamespace],
+    table: Table,
 ) -> None:
     prompt = {
         "1": old_node(FLUX, {"clip": ["8", 0], "caption": ["9", 0]}, guidance=2.0),
@@ -501,8 +510,40 @@ def test_the_server_finds_all_that_it_looks_for_where_nothing_optional_is_connec
         assert new["2"]["inputs"]["analysis"] == ["1", 4]
 
 
+@pytest.mark.parametrize("old", [LOADER, LOCAL_LOADER])
+def test_an_adapter_goes_with_its_model(table: Table, old: str) -> None:
+    prompt = {"1": old_node(LORA, {}), "2": old_node(old, {"lora": ["1", 0]}), "3": old_node(old, {})}
+    for order in itertools.permutations(prompt):
+        new = on_the_server(table, prompt, order)
+        assert new["1"]["inputs"] == {"lora": WIDGETS[LORA]["model"], "strength": 1.0}
+        assert new["2"]["inputs"]["lora"] == ["1", 0]
+        assert new["3"]["inputs"]["lora"] is None
+    # whatever else is sent is left as it is
+    for message in ({}, {"prompt": None}, {"prompt": {"last_node_id": 3, "4": {"class_type": ["x"]}}}):
+        for handler in table.handlers:
+            assert handler(copy.deepcopy(message)) == message
+
+
 @pytest.mark.comfyui
-def test_a_replaced_prompt_runs(table: dict[str, SimpleNamespace], host: Host) -> None:
+def test_an_input_without_a_connection_may_be_named(table: Table, host: Host) -> None:
+    old = {"1": old_node(LOADER, {}), "2": old_node(LOADER, {"lora": ["3", 0]})}
+    new = on_the_server(table, old, ["1", "2"])
+    new["3"] = {"class_type": "PromptGenLora", "inputs": {"lora": "nowhere", "strength": 1.0}}
+    image = host.upload(sorted((ROOT / "examples").glob("*.png"))[0])
+    new["4"] = {"class_type": "LoadImage", "inputs": {"image": image}}
+    for number, loader in (("5", "1"), ("6", "2")):
+        new[loader]["inputs"] |= {"checkpoint": "demo", "precision": "fp32"}
+        inputs = {"image": ["4", 0], "checkpoint": "demo", "instruction": "CAPTION", "model": [loader, 0]}
+        new[number] = {"class_type": "PromptGenTagger", "inputs": inputs}
+    without = host.run({key: new[key] for key in ("1", "4", "5")})
+    assert without.succeeded, without.error
+    entry = host.run({key: new[key] for key in ("2", "3", "4", "6")})
+    assert entry.error is not None
+    assert "There is no LoRA 'nowhere' here" in entry.error["exception_message"]
+
+
+@pytest.mark.comfyui
+def test_a_replaced_prompt_runs(table: Table, host: Host) -> None:
     image = host.upload(sorted((ROOT / "examples").glob("*.png"))[0])
     new = on_the_server(table, chain_of(image), ["2", "3"])
     new["2"]["inputs"]["checkpoint"] = "demo"  # the only model at hand
@@ -540,9 +581,7 @@ def detection_of(image: str, task: str, **values: Any) -> dict[str, Any]:
 
 @pytest.mark.comfyui
 @pytest.mark.parametrize("order", list(itertools.permutations(["2", "3"])))
-def test_a_replaced_detection_runs(
-    table: dict[str, SimpleNamespace], host: Host, order: tuple[str, ...]
-) -> None:
+def test_a_replaced_detection_runs(table: Table, host: Host, order: tuple[str, ...]) -> None:
     image = host.upload(ROOT / "examples" / "circle-heart-square.png")
     new = on_the_server(table, detection_of(image, "region_caption"), order)
     assert new["5"]["inputs"]["source"] == ["3", 3], "the caption was output 2"
@@ -556,7 +595,7 @@ def test_a_replaced_detection_runs(
 
 
 @pytest.mark.comfyui
-def test_a_replaced_caption_runs_and_has_no_picture(table: dict[str, SimpleNamespace], host: Host) -> None:
+def test_a_replaced_caption_runs_and_has_no_picture(table: Table, host: Host) -> None:
     image = host.upload(ROOT / "examples" / "circle-heart-square.png")
     new = on_the_server(table, detection_of(image, "caption"), ["2", "3"])
     new["2"]["inputs"]["checkpoint"] = "demo"
@@ -567,9 +606,7 @@ def test_a_replaced_caption_runs_and_has_no_picture(table: dict[str, SimpleNames
 
 @pytest.mark.comfyui
 @pytest.mark.parametrize("method", METHODS)
-def test_the_tagger_takes_every_old_instruction(
-    table: dict[str, SimpleNamespace], host: Host, method: str
-) -> None:
+def test_the_tagger_takes_every_old_instruction(table: Table, host: Host, method: str) -> None:
     image = host.upload(sorted((ROOT / "examples").glob("*.png"))[0])
     prompt = {
         "1": {"class_type": "LoadImage", "inputs": {"image": image}},
