@@ -91,13 +91,17 @@ def merge_regions(
     if texts:
         closer = [find for find in [*others, *pieces] if not find.whole and not _is_cut_lengthwise(find)]
         others = [find for find in others if not (find.whole and _is_covered(find, closer, _COARSE_COVERED))]
-    kept: list[_Find] = []
+    kept: dict[Box, list[_Find]] = {}  # by view, since what lies in another is no rival
     for find in sorted([*others, *pieces], key=_text_rank if texts else _box_rank):
-        rivals = [other for other in kept if other.views.isdisjoint(find.views)]
+        near = chain.from_iterable(those for view, those in kept.items() if _touch(find.box, view))
+        rivals = [other for other in near if other.views.isdisjoint(find.views)]
         if not same(find, rivals):
-            kept.append(find)
+            kept.setdefault(find.view, []).append(find)
     placeless = [region for _, regions in views for region in regions if region.box is None]
-    return [*(find.region for find in sorted(kept, key=lambda find: find.order)), *placeless]
+    return [
+        *(find.region for find in sorted(chain.from_iterable(kept.values()), key=lambda find: find.order)),
+        *placeless,
+    ]
 
 
 def merge_lines(views: Sequence[tuple[Box, str]]) -> list[str]:
@@ -244,7 +248,7 @@ def _is_speck_in(find: _Find, rival: _Find) -> bool:
 
 
 def _same_text(find: _Find, rivals: Iterable[_Find]) -> bool:
-    rivals = [rival for rival in rivals if _meet(find, rival)]
+    rivals = [rival for rival in rivals if _touch(find.box, rival.box)]
     if _is_covered(find, rivals, _TEXT_COVERED):
         return True
     shape = _hull(find.region)
@@ -262,14 +266,14 @@ def _is_covered(find: _Find, rivals: Iterable[_Find], least: float) -> bool:
     area = area_of(shape)
     if not area:
         return any(_is_speck_in(find, rival) for rival in rivals)
-    covered = (convex_overlap(shape, _hull(rival.region)) for rival in rivals if _meet(find, rival))
+    covered = (convex_overlap(shape, _hull(rival.region)) for rival in rivals if _touch(find.box, rival.box))
     return sum(covered) >= least * area
 
 
-def _meet(find: _Find, other: _Find) -> bool:
+def _touch(first: Box, second: Box) -> bool:
     """Whether two boxes have a point in common."""
-    (left, top, right, bottom), box = find.box, other.box
-    return left <= box[2] and box[0] <= right and top <= box[3] and box[1] <= bottom
+    across = first[0] <= second[2] and second[0] <= first[2]
+    return across and first[1] <= second[3] and second[1] <= first[3]
 
 
 def _is_cut_lengthwise(find: _Find) -> bool:
