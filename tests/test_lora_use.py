@@ -40,10 +40,10 @@ SHORT = CaptionOptions(generation=GenerationOptions(num_beams=1, max_new_tokens=
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Two that make other texts, one of them other features as well."""
+    """Two that make other texts, the second by other features."""
     folder = tmp_path_factory.mktemp("adapters")
     text = save_adapter(folder / "text", seed=1, size=0.3)
-    vision = save_adapter(folder / "vision", seed=2, size=0.3, target_modules=["qkv", "q_proj"])
+    vision = save_adapter(folder / "vision", seed=2, size=0.5, target_modules=["qkv"])
     return [str(text), str(vision)]
 
 

@@ -261,7 +261,9 @@ class FolderRun:
             "images": ", ".join(options.inputs),
             "captions": ", ".join(places_of(options)),
             "instructions": ", ".join(options.instructions),
-            "checkpoint": captioner.model,
+            "checkpoint": " + ".join(
+                [captioner.model, *(f"{name}:{strength:g}" for name, strength in captioner.loras)]
+            ),
             "device and precision": f"{captioner.device}, {captioner.dtype}",
             "beams": str(generation.num_beams),
             "new tokens, at most": str(generation.max_new_tokens),
