@@ -40,6 +40,7 @@ from .output_file import OutputFile
 from .progress import progress_over
 from .records import records_of
 from .region_flags import RegionFlags
+from .region_places import check_no_images, check_outside, check_places
 from .region_table import RegionTableWriter
 from .reporting import FAILED, UsageError, configure_logging, reported_errors, say, say_error
 from .writers import JsonLinesWriter, JsonWriter, Writer
@@ -151,8 +152,10 @@ def _run(output: OutputOptions, images: Sequence[str], flags: AnswerFlags, wante
 
     if "-" in images:
         raise UsageError("'-' (paths from standard input) does not go with folders; name them alone.")
+    named = None if wanted.output is None else wanted.output.expanduser()
+    check_places(named, output.drawn, images, to_folder=output.names_folder)
     for one in output.drawn:
-        _check_outside(one.folder, images, recursive=wanted.recursive)
+        check_outside(one.folder, images, recursive=wanted.recursive)
     options = RunOptions(
         inputs=tuple(images),
         output=output,
@@ -168,24 +171,6 @@ def _run(output: OutputOptions, images: Sequence[str], flags: AnswerFlags, wante
     with stop_on_signals(stop, first), RunTeller(quiet=flags.quiet, seconds=30.0) as teller:
         report = FolderRun(options, captioner, teller.progress, stop, teller.problem).run()
     _tell_report(report, None, quiet=flags.quiet)
-
-
-def _check_outside(folder: Path, images: Sequence[str], *, recursive: bool) -> None:
-    """See that the next run does not find the pictures that this one makes.
-
-    Raises:
-        UsageError: they would lie among its images.
-    """
-    for image in images:
-        root, place = Path(os.path.realpath(Path(image).expanduser())), Path(os.path.realpath(folder))
-        if not root.is_dir() or not place.is_relative_to(root):
-            continue
-        below = place.relative_to(root).parts
-        if (recursive or not below) and not any(part.startswith(".") for part in below):
-            raise UsageError(
-                f"{str(folder)!r} lies in {image!r}, where the next run would take its pictures for images. "
-                "Name a folder elsewhere."
-            )
 
 
 # ---- answers as they come
@@ -294,7 +279,7 @@ def _items_of(paths: Sequence[str]) -> Iterator[Item]:
         common = ""
     for path, folder in zip(paths, folders, strict=True):
         below = os.path.relpath(folder, common) if common else ""
-        relative = Path(below, os.path.basename(path))  # noqa: PTH119
+        relative = Path(below, os.path.basename(os.path.abspath(path)))  # noqa: PTH100, PTH119 - of "x/" also
         yield Item(path, relative, Path(path), "", partial(_open, path))
 
 
@@ -337,10 +322,11 @@ class _Files:
         self._outputs: list[Output] = []  # those that may be written to
         form = wanted.form()
         drawn = wanted.drawn(alone=paths is not None and len(paths) == 1)
-        if paths is None or not (drawn or form in _PER_PICTURE):
-            return
         output = wanted.output.expanduser() if wanted.output is not None else None
         per_picture = form in _PER_PICTURE
+        check_places(output, drawn, paths or (), to_folder=per_picture)
+        if paths is None or not (drawn or per_picture):
+            return
         outputs = make_outputs(
             OutputOptions(
                 columns=(Column(instruction),),
@@ -355,18 +341,18 @@ class _Files:
             lambda name, reason: problems.append(f"{name}: {reason}"),
         )
         for one in outputs:
+            places = chain.from_iterable(map(one.targets, _items_of(paths)))
+            targets = [place for place in places if isinstance(place, Path)]
+            check_no_images(targets, paths)
             if not wanted.overwrite:
-                self._check_free(one, paths)
+                self._check_free(targets)
             one.start(None)
         self._outputs = outputs
 
-    def _check_free(self, output: Output, paths: Sequence[str]) -> None:
-        for item in _items_of(paths):
-            for target in output.targets(item):
-                if target.exists():
-                    raise UsageError(
-                        f"{str(target)!r} exists already. Name another place, or give --overwrite."
-                    )
+    def _check_free(self, targets: Sequence[Path]) -> None:
+        for target in targets:
+            if target.exists():
+                raise UsageError(f"{str(target)!r} exists already. Name another place, or give --overwrite.")
 
     def write(self, item: Item, result: ImageResult, answers: Sequence[dict[str, Any]]) -> None:
         records: Sequence[Record] = [

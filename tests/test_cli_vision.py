@@ -262,6 +262,13 @@ def test_ocr_reads_the_word(promptgen: Promptgen, album: Path) -> None:
         (["detect", "--format", "labelme"], "exists already"),
         (["detect", "--format", "yolo", "-o", "."], "is there already"),
         (["detect", "-o", "there.json"], "exists already"),
+        (["detect", "--overlay", "there.json"], "is no folder"),
+        (["detect", "--mask", "there.json/below", "--per-object"], "is no folder"),
+        (["detect", "--crop", "there.png/below"], "is no folder"),
+        (["detect", "--format", "yolo", "-o", "there.json", "--overwrite"], "is no folder"),
+        (["detect", "--format", "labelme", "-o", "there.json"], "is no folder"),
+        (["detect", "-o", "there.json/x.csv"], "is no folder"),
+        (["detect", "-o", "x.txt", "--overlay", "x.txt"], "--output and --overlay name one place"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -276,6 +283,37 @@ def test_wrong_usage_is_told_before_the_model_is_looked_for(
     assert told in ended.stderr
     assert "no-such-model" not in ended.stderr
     assert all(path.read_text() == "the user's" for path in Path().glob("there.*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["album/three.png", "--overlay", "album/three.png"],
+        ["album/three.png", "--mask", "album"],
+        ["album/three.png", "album/more/three.png", "--overlay", "album"],
+        ["album/three.png", "album/more/stop.png", "--overlay", "link/*.png"],
+        ["album/three.png", "-o", "album/three.png", "--format", "json"],
+        ["list.txt", "-o", "list.txt", "--format", "csv"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_read_is_never_replaced(promptgen: Promptgen, album: Path, arguments: list[str]) -> None:
+    shutil.copy(album / "more" / "stop.png", album / "more" / "three.png")
+    Path("link").symlink_to("album")
+    Path("list.txt").write_text("album/three.png\n")
+    before = tree(Path())
+    ended = promptgen("detect", *arguments, "--overwrite", *DEMO)
+    assert (ended.status, ended.stdout) == (2, "")
+    assert "one of the images, which are never replaced" in ended.stderr
+    assert tree(Path()) == before
+
+
+def test_a_path_with_a_slash_at_its_end_is_an_image_that_is_not_there(
+    promptgen: Promptgen, album: Path
+) -> None:
+    ended = promptgen("detect", "nowhere/", "--overlay", "x", *DEMO)
+    assert ended.status == 1
+    assert "no such file" in ended.stderr
 
 
 def test_one_file_for_several_images_is_refused(promptgen: Promptgen, album: Path) -> None:

@@ -89,6 +89,19 @@ def test_what_others_have_put_there_is_told_and_left(tmp_path: Path) -> None:
     assert (out / "a.json").read_text() != "mine"
 
 
+def test_a_picture_is_never_replaced_by_what_is_drawn_of_it(tmp_path: Path) -> None:
+    one = item(picture(tmp_path / "in" / "a.png"), tmp_path / "in")
+    before = tree(tmp_path / "in")
+    (tmp_path / "link").symlink_to("in")
+    drawn = (Drawn(Drawing(DrawingKind.OVERLAY), tmp_path / "link"),)
+    allowed = options(tmp_path / "out", drawn=drawn, existing=Existing.OVERWRITE)
+    session = Session(tmp_path, allowed).run([one], record)
+    assert tree(tmp_path / "in") == before
+    [(name, reason)] = session.problems
+    assert name == "a.png"
+    assert "would replace the picture itself" in reason
+
+
 def test_a_picture_that_is_gone_is_told_and_stops_nothing(tmp_path: Path) -> None:
     items = [item(picture(tmp_path / "in" / name), tmp_path / "in") for name in ("a.png", "b.png")]
     (tmp_path / "in" / "a.png").unlink()

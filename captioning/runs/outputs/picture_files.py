@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -173,7 +174,9 @@ class PictureFiles:
             there = _digest(place / name)
             is_ours = name in last and _is_ours(there, last[name])
             after = hashlib.sha256(content).hexdigest()
-            if there in (None, after) or is_ours or self._overwrite:
+            if record.path is not None and os.path.realpath(place / name) == os.path.realpath(record.path):
+                self._on_problem(record.name, f"its {self._kind} would replace the picture itself; left out")
+            elif there in (None, after) or is_ours or self._overwrite:
                 plan[name] = {"before": there, "after": after, "ours": is_ours}
             else:
                 self._on_problem(
