@@ -327,6 +327,12 @@ class _Files:
         check_places(output, drawn, paths or (), to_folder=per_picture)
         if paths is None or not (drawn or per_picture):
             return
+        shared = _share_stems(paths)
+        if shared and form in (RegionFormat.YOLO, RegionFormat.YOLO_SEG):
+            raise UsageError(
+                "several of the images have one name but for the extension, and YOLO would take one file of "
+                "labels for all of them. Rename them, or ask for a folder each."
+            )
         outputs = make_outputs(
             OutputOptions(
                 columns=(Column(instruction),),
@@ -336,7 +342,7 @@ class _Files:
                 background=options.background,
                 classes=wanted.class_names() if per_picture else (),
                 existing=Existing.OVERWRITE if wanted.overwrite else Existing.SKIP,
-                same_stem=SameStem.FULL_NAME if _share_stems(paths) else SameStem.ERROR,
+                same_stem=SameStem.FULL_NAME if shared else SameStem.ERROR,
             ),
             lambda name, reason: problems.append(f"{name}: {reason}"),
         )

@@ -391,6 +391,14 @@ def test_yolo_of_single_images(promptgen: Promptgen, album: Path) -> None:
     assert [classes[int(line.split()[0])] for line in lines] == SHAPES
 
 
+def test_yolo_has_no_labels_for_two_images_of_one_name(promptgen: Promptgen, album: Path) -> None:
+    Image.open(album / "three.png").save(album / "three.webp", lossless=True)
+    ended = promptgen("detect", album / "*.*", "--format", "yolo", "-o", "yolo", *DEMO)
+    assert ended.status == 2
+    assert "one name but for the extension" in ended.stderr
+    assert not Path("yolo").exists()
+
+
 # ---- runs
 
 

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from PIL import Image
 from promptgen.captioning.drawings import Drawing, DrawingKind
-from promptgen.captioning.runs.outputs import Column, Drawn, Existing, Form, OutputError, OutputOptions
+from promptgen.captioning.runs.outputs import (
+    Column,
+    Drawn,
+    Existing,
+    Form,
+    OutputError,
+    OutputOptions,
+    SameStem,
+)
 from promptgen.captioning.runs.records import Item, Record
 
 from . import test_run_outputs as plain
@@ -120,6 +128,7 @@ def test_a_picture_that_is_gone_is_told_and_stops_nothing(tmp_path: Path) -> Non
     [
         ({"existing": Existing.APPEND}, "append cannot be done"),
         ({"forms": (Form.YOLO,), "part": (1, 2)}, "parts of a run"),
+        ({"forms": (Form.YOLO_SEG,), "same_stem": SameStem.FULL_NAME}, "without the extension"),
         ({"columns": (Column("CAPTION"),)}, "no regions for labelme: CAPTION gives none"),
         ({"forms": (Form.SIDECAR,), "output": None, "select": "cat"}, "nothing to select from"),
         ({"drawn": (Drawn(Drawing(DrawingKind.CROP), Path("x")),) * 2}, "a folder of its own"),

@@ -156,6 +156,11 @@ class OutputOptions:
                 raise OutputError(f"{form.value} is written to folders of this machine only.")
         if self.part is not None and set(forms) & set(_YOLO):
             raise OutputError("YOLO numbers its classes, which parts of a run would do each by itself.")
+        if self.same_stem is SameStem.FULL_NAME and set(forms) & set(_YOLO):
+            raise OutputError(
+                "YOLO finds the labels of a picture by its name without the extension, and those of "
+                "--same-stem full-name not at all. Rename pictures, or take the first with --same-stem first."
+            )
         places = [one.file or one.folder for one in self.drawn]
         if len(set(places)) < len(places):
             raise OutputError("each kind of drawing needs a folder of its own.")
