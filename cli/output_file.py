@@ -23,6 +23,8 @@ class OutputFile:
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        if str(path) == "-":
+            raise UsageError("--output takes a name. Without it results go to standard output.")
         if path.is_dir():
             raise UsageError(
                 f"--output {str(path)!r} is a folder. "

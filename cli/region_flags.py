@@ -183,6 +183,8 @@ class RegionFlags:
         Raises:
             UsageError: the name of the output does not say.
         """
+        if str(self.output) == "-":
+            raise UsageError("--output takes a name. Without it regions go to standard output.")
         if self.format is not None:
             return self.format
         if self.output is None:
@@ -226,11 +228,19 @@ class RegionFlags:
 
     def _drawn(self, kind: DrawingKind, path: Path, *, alone: bool) -> Drawn:
         from ..captioning.drawings import DRAWING_EXTENSIONS, Drawing, DrawingKind
+        from ..captioning.images import image_extensions
         from ..captioning.runs.outputs import Drawn
 
         extension = path.suffix[1:].lower()
         is_pattern = path.name == f"*{path.suffix}" and extension != ""
-        is_file = not is_pattern and extension in DRAWING_EXTENSIONS and not path.is_dir()
+        if "*" in str(path.parent if is_pattern else path):
+            raise UsageError(
+                f"--{kind.value} {str(path)!r}: the only patterns are those like 'FOLDER/*.png'."
+            )
+        if str(path) == "-":
+            raise UsageError(f"--{kind.value} needs a file or a folder; pictures are not put on the screen.")
+        is_picture = extension in DRAWING_EXTENSIONS or path.suffix.lower() in image_extensions()
+        is_file = is_picture and not is_pattern and not path.is_dir()
         masked = kind is DrawingKind.MASK
         try:
             drawing = Drawing(
