@@ -227,9 +227,9 @@ def yolo_class_files(names: Sequence[str]) -> dict[str, str]:
 
 def _data_yaml(names: Sequence[str]) -> str:
     lines = [f"  {number}: {_yaml_string(name)}\n" for number, name in enumerate(names)]
-    return (
+    return (  # without "path", which would not count from this file but from where the trainer is started
         "# Pictures belong into images/, in the same folders as their files below labels/.\n"
-        "path: .\ntrain: images\nval: images\n" + ("names:\n" + "".join(lines) if lines else "names: {}\n")
+        "train: images\nval: images\n" + ("names:\n" + "".join(lines) if lines else "names: {}\n")
     )
 
 
