@@ -18,7 +18,7 @@ from .instructions import find_instruction
 from .regions import REGION_KINDS, Region
 from .results import text_of_regions
 
-__all__ = ["gives_regions", "select_in_record", "select_regions"]
+__all__ = ["gives_regions", "require_somewhere", "select_in_record", "select_regions"]
 
 _INDEX = re.compile(r"-?[0-9]{1,9}")
 _RANGE = re.compile(r"([0-9]{1,9}) ?- ?([0-9]{1,9})")
@@ -44,11 +44,25 @@ def select_regions(regions: Sequence[Region], text: str, *, missing_ok: bool = F
         for part in _items(line, frozenset(labels)):
             found = _find(part, labels)
             if not found and labels and not missing_ok:
-                raise ValueError(_nothing_like(part, regions))
+                raise ValueError(_nothing_like(part, [regions]))
             chosen.update(found)
     if not text.strip(" \t\r\n,"):
         return tuple(regions)
     return tuple(regions[number] for number in sorted(chosen))
+
+
+def require_somewhere(pictures: Sequence[Sequence[Region]], text: str) -> None:
+    """For one text over many pictures, not all of which need have everything.
+
+    Raises:
+        ValueError: a label or number in ``text`` is in none of the pictures, one of which has regions.
+    """
+    labels = [[_plain(region.label) for region in regions] for regions in pictures if regions]
+    known = frozenset(label for these in labels for label in these)
+    for line in text.splitlines():
+        for part in _items(line, known):
+            if labels and not any(_find(part, these) for these in labels):
+                raise ValueError(_nothing_like(part, pictures))
 
 
 def gives_regions(instruction: str) -> bool:
@@ -122,10 +136,13 @@ def _plain(label: str) -> str:
     return re.sub(r" ?, ?", ", ", " ".join(label.split())).casefold()
 
 
-def _nothing_like(item: str, regions: Sequence[Region]) -> str:
-    names = list(dict.fromkeys(region.label for region in regions if region.label))
+def _nothing_like(item: str, pictures: Sequence[Sequence[Region]]) -> str:
+    every = [region.label for regions in pictures for region in regions]
+    names = list(dict.fromkeys(label for label in every if label))
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     said = f"labelled {', '.join(names[:_MOST_NAMED])}{more}" if names else "without labels"
     hint = f' For that label write it in quotes: "{item}".' if item.lower() in map(str.lower, names) else ""
-    numbers = "0" if len(regions) == 1 else f"0 to {len(regions) - 1}"
-    return f"no region is {item}; there are {len(regions)} (numbers {numbers}), {said}.{hint}"
+    most = max(map(len, pictures))
+    numbers = "0" if most == 1 else f"0 to {most - 1}"
+    many = f" in {len(pictures)} pictures" if len(pictures) > 1 else ""
+    return f"no region is {item}; there are {len(every)}{many} (numbers {numbers}), {said}.{hint}"

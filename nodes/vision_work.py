@@ -33,7 +33,7 @@ from ..captioning import (
     iterate_masks,
     mask_boxes,
 )
-from ..captioning.region_selection import gives_regions, select_in_record, select_regions
+from ..captioning.region_selection import gives_regions, require_somewhere, select_in_record, select_regions
 from ..captioning.regions import REGION_KINDS, Region
 from ..captioning.tiles import TileOptions, is_tileable
 from ..captioning.vision_options import DEFAULT_REGION_MODEL
@@ -442,14 +442,14 @@ def _block_empty(seen: Seen, looks: Sequence[Look], per_object: bool) -> None:
 def _require_found(looks: Sequence[Look]) -> None:
     """
     Raises:
-        ValueError: something is selected that is in no picture of a batch, though something else is.
+        ValueError: something is selected that is in no picture, though something else is.
     """
+    found: dict[str, list[Sequence[Region]]] = {}
     for look in looks:
-        found = [_regions(result) for result in look.all]
+        found.setdefault(look.batch.select, []).extend(map(_regions, look.all))
+    for select, pictures in found.items():
         try:
-            select_regions([region for regions in found for region in regions], look.batch.select)
-            if not any(look.selected):  # a number may be too large for each of them, but not for all together
-                select_regions(max(found, key=len), look.batch.select)
+            require_somewhere(pictures, select)
         except ValueError as error:
             raise ValueError(f"Nothing to select: {error}") from error
 

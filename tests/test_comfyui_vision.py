@@ -353,6 +353,30 @@ def test_what_is_selected_must_be_somewhere(host: Host, engine: Captioner) -> No
     assert all(label in message for label in (first, second, third))
 
 
+def test_of_a_list_of_images_one_that_has_what_is_selected_is_enough(
+    host: Host, engine: Captioner, tmp_path: Path
+) -> None:
+    for index, size in enumerate([(160, 128), (160, 128), (97, 140)]):
+        draw_scene(7000 + index, size=size)[0].save(tmp_path / f"scene{index}.png")
+    labels = [[region.label for region in found(engine, path)] for path in sorted(tmp_path.iterdir())]
+    everything = sorted({label for these in labels for label in these})
+    rare = min(everything, key=lambda label: sum(label in these for these in labels))
+    counts = [these.count(rare) for these in labels]
+    assert 0 in counts
+    prompt = {
+        "folder": node("PromptGenLoadFolder", folder=str(tmp_path)),
+        "see": vision(["folder", 0], select=rare),
+        "count": node("PreviewAny", source=["see", COUNT]),
+    }
+    entry = host.run(prompt)
+    assert entry.error is None
+    assert entry.texts("count") == [str(count) for count in counts]
+    prompt["see"]["inputs"]["select"] = "bicycle"
+    entry = host.run(prompt)
+    assert entry.error is not None
+    assert all(label in entry.error["exception_message"] for label in everything)
+
+
 def test_a_task_that_answers_in_words_has_no_pictures(host: Host, engine: Captioner) -> None:
     (name,) = uploaded(host, SIGN)
     prompt = {

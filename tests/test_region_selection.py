@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from promptgen.captioning.region_selection import select_regions
+from promptgen.captioning.region_selection import require_somewhere, select_regions
 from promptgen.captioning.regions import Region
 
 LABELS = ("car", "traffic light", "Car", "red, small car", "2024", "all", 'a "big" tree')
@@ -66,3 +66,15 @@ def test_what_is_missing_may_be_allowed() -> None:
 def test_of_no_regions_nothing_is_missing() -> None:
     assert select_regions((), "car, 0") == ()
     assert select_regions((), "all") == ()
+
+
+def test_among_many_pictures_one_that_has_it_is_enough() -> None:
+    pictures = (REGIONS[:1], (), REGIONS[1:4])
+    for text in ("", "all", "car, traffic light, red, small car", "2", "-3, 0-9"):
+        require_somewhere(pictures, text)
+    require_somewhere(((), ()), "bicycle")
+    for text in ("bicycle", "3", "-4", "car, bicycle", "0, 3"):  # 3: there are four, but not in one picture
+        with pytest.raises(
+            ValueError, match=r"there are 4 in 3 pictures \(numbers 0 to 2\), labelled car, tr"
+        ):
+            require_somewhere(pictures, text)
