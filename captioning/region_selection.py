@@ -102,9 +102,10 @@ def select_in_record(result: Mapping[str, Any], text: str, *, missing_ok: bool =
 def _items(line: str, labels: frozenset[str]) -> Iterator[str]:
     """What stands between commas; of parts that make up a label with commas in it, that label in quotes."""
     parts = [part.strip() for part in _PARTS.findall(line) if part.strip()]
+    longest = max((label.count(",") for label in labels), default=0) + 1  # parts of one label
     start = 0
     while start < len(parts):
-        for end in range(len(parts), start + 1, -1):
+        for end in range(min(len(parts), start + longest), start + 1, -1):
             if _plain(", ".join(parts[start:end])) in labels:
                 yield f'"{", ".join(parts[start:end])}"'
                 start = end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from promptgen.captioning.region_selection import require_somewhere, select_regions
 from promptgen.captioning.regions import Region
@@ -78,3 +80,10 @@ def test_among_many_pictures_one_that_has_it_is_enough() -> None:
             ValueError, match=r"there are 4 in 3 pictures \(numbers 0 to 2\), labelled car, tr"
         ):
             require_somewhere(pictures, text)
+
+
+def test_long_lists_are_looked_up_quickly() -> None:
+    before = time.process_time()
+    names = ", ".join(f"label {number}" for number in range(1000))
+    assert numbers(names + ", red, small car", missing_ok=True) == numbers("red, small car")
+    assert time.process_time() - before < 2  # a minute where each run of items is tried as one label
