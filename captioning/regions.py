@@ -256,6 +256,7 @@ def read_region(region: str) -> str | Box:
             f"the region {shown!r} cannot be read; write a box as left,top,right,bottom in pixels"
             " (10,20,200,300) or in fractions of the image (0.1,0.2,0.5,0.9), or as location tokens"
             " (<loc_100><loc_200><loc_500><loc_900>)"
+            + ("" if box is None else ". Nothing is below 0, left is less than right, top less than bottom.")
         )
     return box
 

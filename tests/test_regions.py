@@ -177,6 +177,12 @@ def test_unreadable_regions(region: str) -> None:
         region_tokens(region, SIZE)
 
 
+@pytest.mark.parametrize("region", ["200,10,100,20", "10,20,10,30", "10,20,30,5", "-1,0,5,5"])
+def test_a_box_that_is_none_is_explained(region: str) -> None:
+    with pytest.raises(InstructionError, match="left is less than right, top less than bottom"):
+        region_tokens(region, SIZE)
+
+
 def test_a_region_outside_the_image_names_its_size() -> None:
     with pytest.raises(InstructionError, match="not in the image: the image is 640 × 480 pixels"):
         region_tokens("0,0,641,480", SIZE)
