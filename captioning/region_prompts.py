@@ -14,13 +14,17 @@ from typing import Any
 
 from .errors import InstructionError
 from .instructions import AnswerKind, Instruction
-from .regions import Box, Region, read_region, region_box
+from .regions import REGION_KINDS, Box, Region, read_region, region_box
 from .results import RegionCaption, RegionOcrText, Regions, Result, text_of_regions
 
-__all__ = ["boxes_text", "join_region_answers", "region_boxes", "split_regions"]
+__all__ = ["NoRegionsError", "boxes_text", "join_region_answers", "region_boxes", "split_regions"]
 
 # Moves a box of an earlier result whose sides are in one bin apart, without leaving that bin.
 _LEAST_SIDE = 1e-6
+
+
+class NoRegionsError(InstructionError):
+    """A text input can be read, and holds no region: an earlier result in which nothing was found."""
 
 
 def split_regions(text: str) -> tuple[str, ...]:
@@ -33,7 +37,8 @@ def split_regions(text: str) -> tuple[str, ...]:
       every region's ``box`` is taken, in pixels.
 
     Raises:
-        InstructionError: a region cannot be read, or there is none.
+        InstructionError: a region cannot be read.
+        NoRegionsError: there is none.
     """
     try:
         read_region(text)
@@ -48,7 +53,7 @@ def split_regions(text: str) -> tuple[str, ...]:
             raise
         parts = tuple(part.strip() for part in re.split(r"[;\n]", text) if part.strip())
     if not parts:
-        raise InstructionError(f"the text input {_shorten(text)!r} holds no region.")
+        raise NoRegionsError(f"the text input {_shorten(text)!r} holds no region.")
     for part in parts:
         read_region(part)
     return parts
@@ -63,6 +68,7 @@ def region_boxes(text: str, image_size: tuple[int, int]) -> tuple[Box, ...]:
 
     Raises:
         InstructionError: a region cannot be read or is not within the image.
+        NoRegionsError: there is none.
     """
     return tuple(region_box(part, image_size) for part in split_regions(text))
 
@@ -76,12 +82,13 @@ def join_region_answers(instruction: Instruction, answers: Sequence[Result], box
     """One result of the answers about each region, in their order.
 
     The regions of :class:`RegionCaption` and :class:`RegionOcrText` are those that were asked about, with the
-    answers as labels; ``text`` and ``raw`` have a line for each. Outlines are put together.
+    answers as labels; ``text`` and ``raw`` have a line for each. Outlines are put together. Of no answers the
+    result has no regions.
     """
     raw = "\n".join(answer.raw for answer in answers)
     truncated = any(answer.truncated for answer in answers)
     common: dict[str, Any] = {"instruction": instruction.name, "raw": raw, "truncated": truncated}
-    if all(isinstance(answer, Regions) for answer in answers):
+    if instruction.answer in REGION_KINDS:
         regions = tuple(chain.from_iterable(getattr(answer, "regions") for answer in answers))  # noqa: B009
         told = "\n".join(answer.text for answer in answers if answer.text)  # where there is no region
         text = text_of_regions(regions, instruction.answer, raw) if regions else told

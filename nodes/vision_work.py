@@ -33,6 +33,7 @@ from ..captioning import (
     iterate_masks,
     mask_boxes,
 )
+from ..captioning.region_prompts import NoRegionsError, join_region_answers, region_boxes
 from ..captioning.region_selection import gives_regions, require_somewhere, select_in_record, select_regions
 from ..captioning.regions import REGION_KINDS, Region
 from ..captioning.tiles import TileOptions, is_tileable
@@ -61,7 +62,9 @@ class VisionSettings:
 
     checkpoint: str = DEFAULT_REGION_MODEL
     model: ModelChoice | None = None
-    text_input: str | None = None  # a phrase, a question, or regions; None for instructions that take none
+    text_input: str | None = (
+        None  # a phrase, a question, or regions ("": there are none); None: none is taken
+    )
     num_beams: int = 3
     max_new_tokens: int = 1024
     vision: VisionOptions = field(default_factory=VisionOptions)
@@ -103,6 +106,23 @@ class Batch:
     settings: list[VisionSettings]  # one per picture
     select: str
     drawing: Drawing
+    has_mask: bool = False  # of regions
+
+    @property
+    def questions(self) -> list[Work]:
+        """One for each picture, but for those without a region to ask about."""
+        return [
+            Work(torch.from_numpy(picture)[None], (self.instruction.name,), settings)
+            for picture, settings in zip(self.pictures, self.settings, strict=True)
+            if settings.text_input != ""
+        ]
+
+    def results(self, answers: Iterator[Result]) -> list[Result]:
+        """One for each picture: what was answered, or a result without regions where nothing was asked."""
+        return [
+            join_region_answers(self.instruction, (), ()) if settings.text_input == "" else next(answers)
+            for settings in self.settings
+        ]
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Batch:
@@ -119,9 +139,9 @@ class Batch:
         phrases, regions = (_one_each(name, values.pop(name, ""), pictures) for name in _PER_FRAME)
         drawing = Drawing(
             bool(values.pop("fill", True)),
-            float(values.pop("mask_grow", 0)),
-            float(values.pop("mask_feather", 0)),
-            int(values.pop("crop_margin", 0)),
+            _number(values, "mask_grow"),
+            _number(values, "mask_feather"),
+            int(_number(values, "crop_margin")),
         )
         vision = _vision_options(instruction, values)
         mask = values.pop("region_mask", None)
@@ -129,7 +149,8 @@ class Batch:
         # A replaced node of another pack may have more inputs, see replacements.py.
         known = {name: values[name] for name in _ENGINE_INPUTS if name in values}
         settings = [VisionSettings(text_input=text, vision=vision, **known) for text in asked]
-        return cls(pictures, instruction, settings, select, drawing)
+        has_mask = instruction.input == "region" and mask is not None
+        return cls(pictures, instruction, settings, select, drawing, has_mask)
 
     @property
     def has_places(self) -> bool:
@@ -139,9 +160,9 @@ class Batch:
 
 def _vision_options(instruction: Instruction, values: dict[str, Any]) -> VisionOptions:
     """Takes them out of ``values``. A task that finds no regions has no use for most of them."""
-    threshold, nms = float(values.pop("threshold", 0)), float(values.pop("nms", 1))
-    scores, most = bool(values.pop("scores", False)), int(values.pop("max_regions", 0))
-    tiling, size = values.pop("tiling", "off"), int(values.pop("tile_size", 0))
+    threshold, nms = _number(values, "threshold"), _number(values, "nms", 1)
+    scores, most = bool(values.pop("scores", False)), int(_number(values, "max_regions"))
+    tiling, size = values.pop("tiling", "off"), int(_number(values, "tile_size"))
     if tiling not in ("off", "auto"):
         raise ValueError(f"tiling is {tiling!r}; it takes off or auto.")
     options = VisionOptions()
@@ -150,6 +171,20 @@ def _vision_options(instruction: Instruction, values: dict[str, Any]) -> VisionO
     if tiling == "auto" and is_tileable(instruction):
         options = dataclasses.replace(options, tile=TileOptions(size or None))
     return options
+
+
+def _number(values: dict[str, Any], name: str, default: float = 0) -> float:
+    """Takes it out of ``values``.
+
+    Raises:
+        ValueError: the value, which may have come over a wire of any type, is none.
+    """
+    value = values.pop(name, default)
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(
+            f"The input '{name}' got {value!r:.80}; it takes a number. Look at what is connected to it."
+        )
+    return float(value)
 
 
 # What is asked ----------------------------------------------------------------------------
@@ -182,37 +217,53 @@ def _text_inputs(
     mask: Any,
     pictures: Sequence[numpy.ndarray],
 ) -> Sequence[str | None]:
-    """What the engine gets as text input, for each picture."""
+    """What the engine gets as text input, for each picture. What is wrong is said before anything is done."""
     if instruction.input == "none":
         return [None] * len(pictures)
     if instruction.input == "text":
+        for number, phrase in enumerate(phrases):
+            if not phrase.strip():
+                which = f" for frame {number}" if len(set(phrases)) > 1 else ""
+                raise ValueError(
+                    f"{instruction.name} needs a text input{which}. Write into 'text_input' what it is "
+                    f"about: {instruction.summary[0].lower()}{instruction.summary[1:]}."
+                )
         return phrases
     if mask is not None:
         return list(_boxes_of_mask(mask, pictures))
-    if not all(text.strip() for text in regions):
+    if not any(text.strip() for text in regions):
         raise ValueError(
             f"{instruction.name} needs regions. Connect a mask to 'region mask', or write boxes into "
             "'regions': left,top,right,bottom in pixels or from 0 to 1."
         )
-    return regions
+    return [_checked_regions(text, picture) for text, picture in zip(regions, pictures, strict=True)]
+
+
+def _checked_regions(text: str, picture: numpy.ndarray) -> str:
+    """The same text; "" if it is an earlier result in which nothing was found, or nothing at all.
+
+    Raises:
+        InstructionError: it cannot be read, or a region is not within the picture.
+    """
+    if not text.strip():
+        return ""
+    try:
+        region_boxes(text, (picture.shape[1], picture.shape[0]))
+    except NoRegionsError:
+        return ""
+    return text
 
 
 def _boxes_of_mask(mask: Any, pictures: Sequence[numpy.ndarray]) -> Iterator[str]:
-    """The boxes around the parts of each mask. Of fewer masks than pictures the last is for all others."""
+    """The boxes around the parts of each mask, "" of an empty one. Of fewer masks than pictures the last is
+    for all others."""
     if not hasattr(mask, "detach") or mask.ndim not in (2, 3) or 0 in mask.shape:
         raise ValueError(f"The region mask is {_kind(mask)}, no mask. Connect a MASK output.")
     masks = mask.detach().cpu().float().reshape(-1, *mask.shape[-2:]).numpy()
     for number, picture in enumerate(pictures):
         shown = masks[min(number, len(masks) - 1)]
         least = max(1, round(shown.size * _SPECK))
-        boxes = mask_boxes(shown, (picture.shape[1], picture.shape[0]), least_pixels=least)
-        if not boxes:
-            which = f" of frame {number}" if len(masks) > 1 else ""
-            raise ValueError(
-                f"The region mask{which} is empty. Paint over what the question is about, for example in the "
-                "mask editor of Load Image."
-            )
-        yield boxes_text(boxes)
+        yield boxes_text(mask_boxes(shown, (picture.shape[1], picture.shape[0]), least_pixels=least))
 
 
 def _kind(value: Any) -> str:
@@ -254,20 +305,21 @@ def see_all(batches: Sequence[Batch], *, per_object: bool = True) -> Seen:
         per_object: whether to make a mask for each object.
 
     Raises:
-        ValueError: there is no picture, a setting is outside its range, what is selected is nowhere, or the
-            masks of single objects would take more of the memory than they may.
+        ValueError: there is no picture, a setting is outside its range, all region masks are empty, what is
+            selected is nowhere, or the masks of single objects would take more of the memory than they may.
         ModelFilesError: the checkpoint is not there and cannot be had.
         InterruptProcessingException: the user cancelled.
     """
     if not batches:
         raise no_images()
-    work = [
-        Work(torch.from_numpy(picture)[None], (batch.instruction.name,), settings)
-        for batch in batches
-        for picture, settings in zip(batch.pictures, batch.settings, strict=True)
-    ]
-    answers = iter([result for (result,) in caption_all(work)])
-    looks = [Look(batch, [next(answers) for _ in batch.pictures]) for batch in batches]
+    work = [question for batch in batches for question in batch.questions]
+    if not work and any(batch.has_mask for batch in batches):
+        raise ValueError(
+            "The region mask is empty. Paint over what the question is about, for example in the mask editor "
+            "of Load Image."
+        )
+    answers = iter([result for (result,) in caption_all(work)] if work else [])
+    looks = [Look(batch, batch.results(answers)) for batch in batches]
     _require_found(looks)
     if per_object:
         _require_memory(looks)

@@ -442,12 +442,50 @@ def test_regions_that_are_asked_about(host: Host, tmp_path: Path) -> None:
     assert "REGION_TO_OCR needs regions" in missing["exception_message"]
 
 
+def test_frames_without_regions_are_not_asked_about(host: Host, engine: Captioner, tmp_path: Path) -> None:
+    for index in range(2):
+        draw_scene(7000 + index, size=(160, 128))[0].save(tmp_path / f"scene{index}.png")
+    paths = sorted(tmp_path.iterdir())
+    first, second = ([region.label for region in found(engine, path)] for path in paths)
+    alone = next(label for label in second if label not in first)
+    task = "REGION_TO_CATEGORY"
+    prompt = {
+        "a": node("LoadImage", image=host.upload(paths[0])),
+        "b": node("LoadImage", image=host.upload(paths[1])),
+        "batch": node("ImageBatch", image1=["a", 0], image2=["b", 0]),
+        "see": vision(["batch", 0], select=alone),
+        "ask": vision(["batch", 0], task, regions=["see", JSON]),
+        "ask mask": vision(["batch", 0], task, region_mask=["see", MASK]),
+        "mask": node("MaskToImage", mask=["ask", MASK]),
+        "masks": node("PreviewImage", images=["mask", 0]),
+        "json": node("PreviewAny", source=["ask", JSON]),
+        "count": node("PreviewAny", source=["ask", COUNT]),
+        "count mask": node("PreviewAny", source=["ask mask", COUNT]),
+    }
+    entry = host.run(prompt)
+    assert entry.error is None
+    times = str(second.count(alone))
+    assert entry.texts("count") == ["0", times]
+    assert entry.texts("count mask")[0] == "0"
+    empty, full = (json.loads(text) for text in entry.texts("json"))
+    assert (empty["instruction"], empty["text"], empty["regions"]) == (task, "", [])
+    assert full["text"]
+    assert [mask.any() for mask in pictures(entry, host, "masks")] == [False, True]
+
+    del prompt["ask mask"], prompt["count mask"]
+    prompt["see"] = vision(["batch", 0], threshold=1.0)
+    entry = host.run(prompt)
+    assert entry.error is None
+    assert entry.texts("count") == ["0", "0"]
+
+
 def test_a_phrase_that_is_missing_and_a_task_that_is_unknown(host: Host) -> None:
     (name,) = uploaded(host, SCENE)
     load = node("LoadImage", image=name)
     entry = host.run({"load": load, "see": vision(["load", 0], "OPEN_VOCABULARY_DETECTION")})
     assert entry.error is not None
     assert "needs a text input" in entry.error["exception_message"]
+    assert "text_input" in entry.error["exception_message"]
     with pytest.raises(HostError, match="unknown instruction 'OBJECTS'"):
         host.run({"load": load, "see": vision(["load", 0], "OBJECTS")})
 
