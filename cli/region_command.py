@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -62,6 +62,7 @@ _OF_A_RUN = {
     RegionFormat.JSON: Form.REGIONS_JSON,
     RegionFormat.JSONL: Form.REGIONS_JSONL,
 }
+_WITHOUT_TRUNCATED = (RegionFormat.CSV, RegionFormat.COCO, *_PER_PICTURE)  # they have no `truncated`
 
 
 def find_regions(instruction: str, images: Sequence[str], flags: AnswerFlags, wanted: RegionFlags) -> None:
@@ -198,21 +199,40 @@ def _answer(
         captioner = flags.captioner()
         if flags.watched:
             say(f"Loading {flags.model}")
-        total = failed = 0
+        tally = _Tally()
         with progress_over(0 if paths is None else len(paths), quiet=flags.quiet) as progress:
             for item, result in _results(captioner, paths, items, instruction, options):
-                total += 1
+                tally.images += 1
                 with progress.aside():
-                    error = _write(item, result, screen, files, wanted, alone=alone)
+                    error = _write(item, result, screen, files, wanted, tally, alone=alone)
                     for told in [*([error] if error else []), *problems]:
                         say_error(told)
-                    failed += bool(error or problems)
+                    tally.failed += bool(error or problems)
                     problems.clear()
+                    if not flags.quiet and wanted.form() in _WITHOUT_TRUNCATED:
+                        _tell_truncated(result)
                 progress.advance()
-    if failed:
-        if total > 1 and not flags.quiet:
-            say(f"{total - failed} of {total} images done, {failed} failed.")
+    if tally.failed and tally.images > 1 and not flags.quiet:
+        say(f"{tally.images - tally.failed} of {tally.images} images done, {tally.failed} failed.")
+    if tally.regions and not tally.selected:
+        say_error(f"--select {wanted.select!r} is none of the {tally.regions} regions of all images.")
+    if tally.failed or (tally.regions and not tally.selected):
         raise typer.Exit(FAILED)
+
+
+@dataclass
+class _Tally:
+    """What became of the images."""
+
+    images: int = 0
+    failed: int = 0
+    regions: int = 0  # that were found, in images that have not failed
+    selected: int = 0
+
+
+def _tell_truncated(result: ImageResult) -> None:
+    if any(answer.truncated for answer in result.results):
+        say(f"{result.image}: the answer was cut off; --max-new-tokens allows longer ones.")
 
 
 def _write(
@@ -221,6 +241,7 @@ def _write(
     screen: _Screen | None,
     files: _Files,
     wanted: RegionFlags,
+    tally: _Tally,
     *,
     alone: bool,
 ) -> str | None:
@@ -229,10 +250,10 @@ def _write(
     answers: list[dict[str, Any]] = []
     if error is None:
         try:
-            answers = [
-                select_in_record(answer.to_dict(), wanted.select, missing_ok=not alone)
-                for answer in result.results
-            ]
+            whole = [answer.to_dict() for answer in result.results]
+            answers = [select_in_record(answer, wanted.select, missing_ok=not alone) for answer in whole]
+            tally.regions += sum(len(answer.get("regions", ())) for answer in whole)
+            tally.selected += sum(len(answer.get("regions", ())) for answer in answers)
         except ValueError as reason:
             error = f"--select {wanted.select!r}: {reason}"
     if error is not None:

@@ -140,6 +140,8 @@ def test_what_was_cut_off_is_told_and_keeps_whole_objects(promptgen: Promptgen, 
     (record,) = json.loads(promptgen(*asked, "--format", "json").stdout)
     assert record["truncated"] is True
     assert [region["label"] for region in record["regions"]] == ["circle"]
+    for format in ("coco", "csv"):
+        assert "three.png: the answer was cut off" in promptgen(*asked, "--format", format).stderr
 
 
 @pytest.mark.parametrize("format", ["csv", "coco"])
@@ -176,6 +178,9 @@ def test_a_selection_that_fits_nothing_is_an_error_of_one_image_alone(
     several = promptgen("detect", album / "three.png", album / "more/stop.png", "--select", "heart", *DEMO)
     assert several.status == 0
     assert several.stdout.count("no regions") == 1
+    nothing = promptgen("detect", album / "three.png", album / "more/stop.png", "--select", "cat", *DEMO)
+    assert nothing.status == 1
+    assert "--select 'cat' is none of the " in nothing.stderr
 
 
 def test_bad_images_stop_no_other(promptgen: Promptgen, album: Path) -> None:
