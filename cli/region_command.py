@@ -263,7 +263,7 @@ def _write(
     if error is None:
         files.write(item, result, answers)
         return None
-    named = error.startswith(result.image)  # image errors name their file themselves
+    named = error.startswith((result.image, item.name))  # image errors name their file themselves
     return error if named else f"{result.image}: {error}"
 
 

@@ -58,7 +58,8 @@ def check_no_images(targets: Iterable[Path], images: Sequence[str]) -> None:
     for target in targets:
         if _real(target) in read:
             raise UsageError(
-                f"{str(target)!r} is one of the images, which are never replaced. Name another place."
+                f"{str(target)!r} is what is read, as an image or for its images, and never replaced. "
+                "Name another place."
             )
 
 

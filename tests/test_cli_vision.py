@@ -193,6 +193,10 @@ def test_bad_images_stop_no_other(promptgen: Promptgen, album: Path) -> None:
     assert "error" in bad
     assert len(good["regions"]) == 3
     assert "1 of 2 images done, 1 failed" in ended.stderr
+    Path("list.txt").write_text("album/nowhere.png")
+    listed = promptgen("detect", "list.txt", *DEMO)
+    assert listed.status == 1
+    assert listed.stderr.startswith("error: album/nowhere.png: cannot be read")
     assert tree(Path("shown")).keys() == {"three.png"}
 
 
@@ -316,7 +320,7 @@ def test_what_is_read_is_never_replaced(promptgen: Promptgen, album: Path, argum
     before = tree(Path())
     ended = promptgen("detect", *arguments, "--overwrite", *DEMO)
     assert (ended.status, ended.stdout) == (2, "")
-    assert "one of the images, which are never replaced" in ended.stderr
+    assert "is what is read" in ended.stderr
     assert tree(Path()) == before
 
 
