@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from .. import captioning, models_cache
 from . import host
+from .limits import MOST_BEAMS, MOST_NEW_TOKENS
 
 if TYPE_CHECKING:
     import numpy
@@ -104,16 +105,16 @@ def generation_inputs() -> list[Any]:
             optional=True,
             default=3,
             min=1,
-            max=16,
+            max=MOST_BEAMS,
             tooltip="How many candidates the search keeps. 3 is what the models were published with; 1 is "
             "fastest.",
         ),
         io.Int.Input(
             "max_new_tokens",
             optional=True,
-            default=1024,
+            default=MOST_NEW_TOKENS,
             min=1,
-            max=1024,
+            max=MOST_NEW_TOKENS,
             tooltip="Cut an answer off after so many tokens. Answers end by themselves, mostly long before.",
         ),
     ]

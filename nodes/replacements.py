@@ -11,7 +11,7 @@ What to know of the host's two ways, for whoever changes the table:
   release; ``web/js/oldWidgets.js`` brings them into this order. It moves the links of the inputs and outputs
   that are named, and drops all others.
 * The server finds a value by its name, and fails if the prompt lacks it. So only inputs are named that every
-  prompt has, or is given before the server looks (``name_optional_inputs``). In some prompts it changes a
+  prompt has, or is given before the server looks (``complete_inputs``). In some prompts it changes a
   link after it has renamed the input to which the link leads, and fails if it cannot find the old name. So an
   input that another of these nodes feeds keeps it as well.
 """
@@ -23,6 +23,8 @@ import logging
 from typing import Any
 
 from comfy_api import latest
+
+from .limits import MOST_BEAMS, MOST_NEW_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,18 @@ _ANALYZER_FIELDS = (
 # What loads a checkpoint for Florence2Run. Lists that older releases saved are shorter, as are its own.
 _LOADERS = ("DownloadAndLoadFlorence2Model", "Florence2ModelLoader")
 _LOADER_WIDGETS = ("model", "precision", "attention", "convert_to_safetensors")
+
+# What prompts may lack: optional inputs, and those that older releases did not have yet.
+_LOADER_DEFAULTS = {"precision": "fp16", "lora": None}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(_LOADERS, _LOADER_DEFAULTS),
+    "Florence2Run": {"max_new_tokens": 1024, "num_beams": 3, "output_mask_select": ""},
+    "Miaoshouai_Tagger": {"prefix_caption": "", "suffix_caption": "", "replace_tags": ""},
+}
+
+# Theirs allowed more: answers longer than the model has places for, and very many candidates.
+_MOST = {"max_new_tokens": MOST_NEW_TOKENS, "num_beams": MOST_BEAMS}
+_WITH_MOST = ("Florence2Run", "Miaoshouai_Tagger")
 
 
 def _renamed(**old_by_new: str) -> list[dict[str, Any]]:
@@ -161,16 +175,26 @@ REPLACEMENTS: tuple[dict[str, Any], ...] = (
 """As ``io.NodeReplace`` takes them."""
 
 
-def name_optional_inputs(message: dict[str, Any]) -> dict[str, Any]:
-    """What was sent to be queued, in which the loaders of other packs have all their inputs: those that are
-    not connected have None, as they have for that pack."""
+def complete_inputs(message: dict[str, Any]) -> dict[str, Any]:
+    """What was sent to be queued, in which nodes that will be replaced have all inputs that are looked for,
+    as their pack would fill them in, and no number that is larger than ours take."""
+    from nodes import NODE_CLASS_MAPPINGS as INSTALLED
+
     prompt = message.get("prompt")
     for node in prompt.values() if isinstance(prompt, dict) else ():
-        if isinstance(node, dict) and node.get("class_type") in _LOADERS:
-            inputs = node.get("inputs")
-            if isinstance(inputs, dict):
-                inputs.setdefault("lora", None)
+        kind = node.get("class_type") if isinstance(node, dict) else None
+        if isinstance(kind, str) and kind not in INSTALLED and isinstance(node.get("inputs"), dict):
+            _complete(kind, node["inputs"])
     return message
+
+
+def _complete(kind: str, inputs: dict[str, Any]) -> None:
+    for name, value in _DEFAULTS.get(kind, {}).items():
+        inputs.setdefault(name, value)
+    if kind in _WITH_MOST:
+        for name, most in _MOST.items():
+            if isinstance(inputs.get(name), int):
+                inputs[name] = min(inputs[name], most)
 
 
 async def register_replacements() -> None:
@@ -182,7 +206,7 @@ async def register_replacements() -> None:
     try:
         from server import PromptServer
 
-        PromptServer.instance.add_on_prompt_handler(name_optional_inputs)
+        PromptServer.instance.add_on_prompt_handler(complete_inputs)
         registry = latest.ComfyAPI().node_replacement
         for replacement in REPLACEMENTS:
             done = registry.register(node_replace(**replacement))

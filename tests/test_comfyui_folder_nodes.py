@@ -670,3 +670,26 @@ def test_an_old_tagger_with_a_folder_gets_a_node_that_loads_it(editor: Editor) -
     ):
         assert len(opened(untouched)["nodes"]) == 1
     assert len(opened(old_tagger("/data/x"), installed=True)["nodes"]) == 1
+
+
+@pytest.mark.comfyui
+@pytest.mark.slow
+def test_saved_numbers_that_are_too_large_for_ours(editor: Editor) -> None:
+    place = f"/extensions/{editor.host.checkout.dev.PACK_NAME}/js/oldWidgets.js"
+    code = """async ([place, workflow, installed]) => {
+        const { reorderOldWidgets } = await import(place);
+        reorderOldWidgets(workflow, () => installed);
+        return workflow.nodes.map((node) => node.widgets_values);
+    }"""
+    run = ["", "ocr", True, False, 4096, 64, True, "0", 5000, "fixed"]
+    tagger = ["promptgen_base_v2.0", "/x", "mixed", 2048, 17, "never", "", "", ""]
+    saved = {
+        "nodes": [
+            {"type": "Florence2Run", "widgets_values": run},
+            {"type": "Miaoshouai_Tagger", "widgets_values": tagger},
+        ]
+    }
+    new = editor.js(code, [place, saved, False])
+    assert new[0] == [*run[:4], 1024, 16, *run[6:]]
+    assert new[1] == [*tagger[:3], 1024, 16, *tagger[5:]]
+    assert editor.js(code, [place, saved, True]) == [run, tagger]

@@ -436,6 +436,11 @@ def test_wrong_settings_say_so(own: Host, inputs: dict[str, Any], said: str) -> 
         ("PromptGenAnalyzer", "analysis", [["a"]], "'analysis' got ['a']"),
         ("PromptGenEditTags", "tags", [True], "'tags' got True"),
         ("PromptGenFluxTextEncode", "caption", [None], "'caption' got nothing"),
+        ("PromptGenVision", "threshold", ["high"], "'threshold' got 'high'; it takes a number"),
+        ("PromptGenVision", "tile_size", [[32]], "'tile_size' got [32]; it takes a number"),
+        ("PromptGenVision", "select", [2], "'select' got 2"),
+        ("PromptGenVision", "region_mask", ["left"], "region mask is str, no mask"),
+        ("PromptGenDocVQA", "question", [2], "'question' got 2"),
     ],
 )
 def test_a_wire_with_something_else_says_so(
@@ -449,6 +454,11 @@ def test_a_wire_with_something_else_says_so(
     inputs: dict[str, Any] = {"PromptGenModelLoader": {"checkpoint": "demo"}}.get(kind, {})
     if kind == "PromptGenTagger":
         inputs = {"image": ["1", 0], "checkpoint": "demo", "instruction": "CAPTION"}
+    if kind == "PromptGenVision":
+        inputs = {"image": ["1", 0], "checkpoint": "demo", "task": "REGION_TO_OCR", "text_input": "",
+                  "select": "", "threshold": 0.0}  # fmt: skip
+    if kind == "PromptGenDocVQA":
+        inputs = {"image": ["1", 0], "checkpoint": "demo"}
     if kind == "PromptGenFluxTextEncode":
         inputs = {"clip": ["clip", 0]}
     graph["2"] = node(kind, **{**inputs, name: ["odd", 0]})

@@ -192,6 +192,8 @@ class FakeComfyUI:
     def __init__(self, *, knows: bool = True, waits: bool = True, fails: bool = False) -> None:
         self.registered: list[SimpleNamespace] = []
         self.handlers: list[Callable[[dict[str, Any]], dict[str, Any]]] = []  # of prompts that are queued
+        self.nodes = ModuleType("nodes")
+        self.nodes.NODE_CLASS_MAPPINGS = {}  # type: ignore[attr-defined]
         self.server = ModuleType("server")
         instance = SimpleNamespace(add_on_prompt_handler=self.handlers.append)
         self.server.PromptServer = SimpleNamespace(instance=instance)  # type: ignore[attr-defined]
@@ -231,6 +233,7 @@ def use(host: FakeComfyUI, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "comfy_api", host.module)
     monkeypatch.setitem(sys.modules, "comfy_api.latest", host.module.latest)
     monkeypatch.setitem(sys.modules, "server", host.server)
+    monkeypatch.setitem(sys.modules, "nodes", host.nodes)
     monkeypatch.delitem(sys.modules, "promptgen.nodes.replacements", raising=False)
     module = importlib.import_module("promptgen.nodes.replacements")
     monkeypatch.delitem(sys.modules, "promptgen.nodes.replacements")  # other tests import it anew
@@ -522,6 +525,44 @@ def test_an_adapter_goes_with_its_model(table: Table, old: str) -> None:
     for message in ({}, {"prompt": None}, {"prompt": {"last_node_id": 3, "4": {"class_type": ["x"]}}}):
         for handler in table.handlers:
             assert handler(copy.deepcopy(message)) == message
+
+
+@pytest.mark.parametrize("old", [RUN, TAGGER, LOADER, LOCAL_LOADER])
+def test_the_server_finds_what_prompts_of_older_releases_lack(table: Table, old: str) -> None:
+    always = {
+        RUN: {"text_input", "task", "fill_mask"},  # all that its first release had
+        TAGGER: {"model", "folder_path", "caption_method", "max_new_tokens", "num_beams", "random_prompt"},
+        LOADER: {"model"},
+        LOCAL_LOADER: {"model"},
+    }
+    links = {name: ["9", 0] for name in LINKS[old]}
+    whole = {"1": old_node(old, links)}
+    values = {name: value for name, value in WIDGETS[old].items() if name in always[old]}
+    least = {"1": {"class_type": old, "inputs": links | values}}
+    new, wanted = (on_the_server(table, prompt, ["1"])["1"]["inputs"] for prompt in (least, whole))
+    if old == TAGGER:
+        assert new["replace"] == ""
+        del new["replace"], wanted["replace"]  # theirs was an explanation
+    assert new == wanted
+
+
+@pytest.mark.parametrize("old", [RUN, TAGGER])
+def test_numbers_that_are_too_large_for_ours(table: Table, old: str) -> None:
+    links = {name: ["9", 0] for name in LINKS[old]}
+    prompt = {"1": old_node(old, links, max_new_tokens=4096, num_beams=64)}
+    new = on_the_server(table, prompt, ["1"])["1"]["inputs"]
+    assert (new["max_new_tokens"], new["num_beams"]) == (1024, 16)
+    prompt["1"]["inputs"]["num_beams"] = ["8", 0]
+    assert on_the_server(table, prompt, ["1"])["1"]["inputs"]["num_beams"] == ["8", 0]
+
+
+def test_prompts_for_a_pack_that_is_installed_stay_as_they_are(table: Table) -> None:
+    sys.modules["nodes"].NODE_CLASS_MAPPINGS[RUN] = object  # type: ignore[attr-defined]
+    links = {name: ["9", 0] for name in LINKS[RUN]}
+    prompt = {"1": old_node(RUN, links, num_beams=64)}
+    del prompt["1"]["inputs"]["output_mask_select"]
+    for handler in table.handlers:
+        assert handler(copy.deepcopy({"prompt": prompt})) == {"prompt": prompt}
 
 
 @pytest.mark.comfyui

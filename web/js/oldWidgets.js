@@ -1,7 +1,8 @@
 /**
  * The values that nodes of other packs were saved with, which the host finds by their place when it replaces such a
  * node by ours (nodes/replacements.py). Their places differ: older front ends also saved a value for texts that can
- * only be connected, and a later release of that pack has a seed where others have "random_prompt".
+ * only be connected, and a later release of that pack has a seed where others have "random_prompt". And numbers may be
+ * larger than ours take (nodes/limits.py).
  *
  * @typedef {{type: string, widgets_values?: any}} SavedNode
  * @typedef {{nodes?: SavedNode[], definitions?: {subgraphs?: {nodes?: SavedNode[]}[]}}} SavedWorkflow
@@ -35,6 +36,25 @@ const ORDERS = {
   Miaoshouai_Caption_Analyzer: [ANALYZER, ["analyze", ...ANALYZER]],
 };
 
+const MOST_BEAMS = 16;
+const MOST_NEW_TOKENS = 1024;
+
+/** Node -> the place of a number in the replacement's order -> the most that ours takes. */
+const MOST = {
+  Miaoshouai_Tagger: { 3: MOST_NEW_TOKENS, 4: MOST_BEAMS },
+  Florence2Run: { 4: MOST_NEW_TOKENS, 5: MOST_BEAMS },
+};
+
+/**
+ * @param {string} type
+ * @param {any} values in the replacement's order
+ * @returns {any}
+ */
+export function withinLimits(type, values) {
+  if (!Object.hasOwn(MOST, type) || !Array.isArray(values)) return values;
+  return values.map((value, place) => (typeof value === "number" ? Math.min(value, MOST[type][place] ?? value) : value));
+}
+
 /**
  * The values in the order that the replacement reads; as they are if that is their order, or none that is known.
  *
@@ -43,7 +63,7 @@ const ORDERS = {
  * @returns {any}
  */
 export function inKnownOrder(type, values) {
-  const orders = ORDERS[type];
+  const orders = Object.hasOwn(ORDERS, type) && ORDERS[type];
   if (!orders || !Array.isArray(values)) return values;
   const [wanted, ...others] = orders;
   const order = others.find((names) => names.length === values.length);
@@ -62,8 +82,8 @@ export function inKnownOrder(type, values) {
 export function reorderOldWidgets(workflow, isInstalled) {
   const graphs = [workflow, ...(workflow.definitions?.subgraphs ?? [])];
   for (const node of graphs.flatMap((graph) => graph.nodes ?? [])) {
-    if (Object.hasOwn(ORDERS, node.type) && !isInstalled(node.type)) {
-      node.widgets_values = inKnownOrder(node.type, node.widgets_values);
+    if ((Object.hasOwn(ORDERS, node.type) || Object.hasOwn(MOST, node.type)) && !isInstalled(node.type)) {
+      node.widgets_values = withinLimits(node.type, inKnownOrder(node.type, node.widgets_values));
     }
   }
 }
