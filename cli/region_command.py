@@ -367,19 +367,25 @@ class _Files:
             ),
             lambda name, reason: problems.append(f"{name}: {reason}"),
         )
+        self._check_targets(outputs, paths, overwrite=wanted.overwrite)
         for one in outputs:
-            places = chain.from_iterable(map(one.targets, _items_of(paths)))
-            targets = [place for place in places if isinstance(place, Path)]
-            check_no_images(targets, paths)
-            if not wanted.overwrite:
-                self._check_free(targets)
             one.start(None)
         self._outputs = outputs
 
-    def _check_free(self, targets: Sequence[Path]) -> None:
-        for target in targets:
-            if target.exists():
-                raise UsageError(f"{str(target)!r} exists already. Name another place, or give --overwrite.")
+    def _check_targets(self, outputs: Sequence[Output], paths: Sequence[str], *, overwrite: bool) -> None:
+        taken: set[Path] = set()
+        for output in outputs:
+            places = {place for item in _items_of(paths) for place in output.targets(item)}
+            targets = {place for place in places if isinstance(place, Path)}  # all of them
+            check_no_images(targets, paths)
+            for target in sorted(targets):
+                if target in taken:
+                    raise UsageError(f"two kinds of files would be {str(target)!r}; give each its own place.")
+                if target.exists() and not overwrite:
+                    raise UsageError(
+                        f"{str(target)!r} exists already. Name another place, or give --overwrite."
+                    )
+            taken |= targets
 
     def write(self, item: Item, result: ImageResult, answers: Sequence[dict[str, Any]]) -> None:
         records: Sequence[Record] = [
