@@ -215,7 +215,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raw = json.load(file)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; a checkpoint folder needs it.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} holds a {type(raw).__name__}, not a JSON object.")

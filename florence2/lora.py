@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +44,14 @@ _NOT_KNOWN = (
 )  # fmt: skip
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga", "mica")  # beginnings of init_lora_weights
 _MOST_LISTED = 6
+
+# Patterns in a file from anywhere: an innocent one takes microseconds to be matched, one that was made for it
+# takes ages, and Python's matching cannot be stopped.
+_LONGEST_NAME = 200  # characters of what patterns are matched with
+_MOST_CHOICES = 4  # repetitions and groups in a pattern
+_MOST_ALTERNATIVES = 24
+_PATTERN_SECONDS = 3.0  # of all matching
+_PLAIN_SIGN = re.compile(r"\\.|\[\^?\]?[^\]]*\]", re.DOTALL)  # an escaped one, or one of a set
 
 
 class Change(Protocol):
@@ -168,6 +178,7 @@ def read_adapter(folder: Path, config: Florence2Config) -> LoraAdapter:
         tensors = read_tensors(file)
     except CheckpointError as error:
         raise AdapterError(str(error)) from error
+    _check_tensors(file, tensors)
     changes, names = _changes(folder, settings, tensors, config)
     return LoraAdapter(folder, _identity(folder), changes, _base_of(settings), names)
 
@@ -244,6 +255,28 @@ def check_adapter(adapter: LoraAdapter, shapes: Mapping[str, tuple[int, ...]]) -
     )
 
 
+def _check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """See that these are matrices of numbers, as anything may be in a ``.bin``.
+
+    Raises:
+        AdapterError: they are something else.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise AdapterError(
+                f"{file}: {name} is a tensor of another kind than adapters have ({kind}, "
+                f"{str(tensor.layout).removeprefix('torch.')}, {tensor.device}). Save it anew with peft."
+            )
+        if tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise AdapterError(f"{file}: {name} is larger than what the file holds of it. Fetch it again.")
+        if not torch.isfinite(tensor.float()).all():
+            raise AdapterError(
+                f"{file}: {name} holds infinite values or some that are no numbers. Its training failed, or "
+                "the file is damaged."
+            )
+
+
 def apply_changes(original: Tensor, changes: Iterable[tuple[Change, float]]) -> Tensor:
     """The sum of ``original`` and each change times its strength, in float32."""
     original = original.float()
@@ -276,11 +309,18 @@ def _changes(
     biases = [f"{module}.bias" for module in pairs]
     ours = translate_some([*weights, *biases, *(name for name, *_ in wholes)], config)
     changes: dict[str, list[Change]] = defaultdict(list)
+    needed = ["lora_A", "lora_B", *(["lora_magnitude_vector"] if settings.get("use_dora") else [])]
+    scales = _Scales(folder, settings)
     for module, parts in pairs.items():
-        missing = [part for part in ("lora_A", "lora_B") if part not in parts]
+        missing = [part for part in needed if part not in parts]
         if missing:
             raise AdapterError(f"{folder}: {module} lacks {' and '.join(missing)}. Fetch the adapter again.")
-        scale = _scale(settings, module, parts["lora_A"].shape[0])
+        if parts["lora_A"].dim() < 2 or not parts["lora_A"].shape[0]:
+            shape = list(parts["lora_A"].shape)
+            raise AdapterError(
+                f"{folder}: lora_A of {module} is {shape}, no matrix. Fetch the adapter again."
+            )
+        scale = scales.of(module, parts["lora_A"].shape[0])
         weight = f"{module}.weight"
         changes[ours[weight]].append(
             LowRank(
@@ -308,13 +348,63 @@ def _plain(name: str) -> str:
     return re.sub(r"\.modules_to_save(\.default)?\.", ".", name)
 
 
-def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
-    alpha = settings.get("lora_alpha", 8)
-    for pattern, value in (settings.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = value
-            break
-    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+class _Scales:
+    """The factors of an adapter's changes, from its settings."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._told = folder / CONFIG
+        self._by_root = bool(settings.get("use_rslora"))
+        self._usual = self._number("lora_alpha", settings.get("lora_alpha", 8))
+        patterns = settings.get("alpha_pattern") or {}
+        if not isinstance(patterns, dict):
+            raise AdapterError(f"{self._told}: alpha_pattern is no table of patterns and numbers.")
+        self._patterns = [
+            (self._pattern(pattern), self._number(f"alpha_pattern of {pattern!r}", value))
+            for pattern, value in patterns.items()
+        ]
+        self._seconds = 0.0
+
+    def of(self, module: str, rank: int) -> float:
+        """
+        Raises:
+            AdapterError: to find it takes too long.
+        """
+        alpha = self._usual
+        started = time.monotonic()
+        if self._patterns and len(module) > _LONGEST_NAME:
+            raise AdapterError(f"{self._told.parent}: {module[:60]}... is no name of a module.")
+        for pattern, value in self._patterns:
+            if pattern.match(module):
+                alpha = value
+                break
+        self._seconds += time.monotonic() - started
+        if self._seconds > _PATTERN_SECONDS:
+            raise AdapterError(f"{self._told}: it takes too long to tell what alpha_pattern stands for.")
+        return alpha / (math.sqrt(rank) if self._by_root else rank)
+
+    def _number(self, what: str, value: Any) -> float:
+        number = float("nan")
+        if isinstance(value, (int, float)):
+            with suppress(OverflowError):
+                number = float(value)
+        if not math.isfinite(number):
+            raise AdapterError(f"{self._told}: {what} is {str(value)[:40]!r}; it takes a number.")
+        return number
+
+    def _pattern(self, pattern: str) -> re.Pattern[str]:
+        bare = _PLAIN_SIGN.sub("x", pattern).replace("(?:", "(")
+        choices = sum(map(bare.count, "*+?{("))
+        if choices > _MOST_CHOICES or bare.count("|") > _MOST_ALTERNATIVES or re.search(r"\)[*+{]", bare):
+            raise AdapterError(
+                f"{self._told}: alpha_pattern {pattern[:60]!r} is so involved that matching it might never "
+                "end. Write simpler ones, or one for each module."
+            )
+        try:
+            return re.compile(rf"(.*\.)?({pattern})$")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise AdapterError(
+                f"{self._told}: alpha_pattern {pattern[:60]!r} is no regular expression ({error})."
+            ) from error
 
 
 def _base_of(settings: Mapping[str, Any]) -> str:

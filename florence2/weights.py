@@ -134,6 +134,8 @@ class PyTorchWeights:
         self._state: dict[str, Tensor] = {}
         for file in files:
             for name, tensor in _read_pickle(file).items():
+                if not isinstance(name, str):
+                    raise CheckpointError(f"{file} holds something under {name!r}, which is no name.")
                 if not isinstance(tensor, Tensor):
                     kind = type(tensor).__name__
                     raise CheckpointError(f"{file} holds a {kind} under {name!r}, not a tensor.")
@@ -169,6 +171,10 @@ def _read_pickle(file: Path) -> dict[str, Any]:
             state = torch.load(file, map_location="cpu", weights_only=True)  # written before torch 1.6
     except Exception as error:  # pickle, zip and torch raise errors of every kind
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if (
+            "weights_only" in reason or "Weights only" in reason
+        ):  # torch goes on with how to run what is in there
+            reason = "it holds other things than tensors, which may be programs and are not loaded"
         raise CheckpointError(
             f"{file} cannot be read as plain weights ({reason}). Fetch it again."
         ) from error

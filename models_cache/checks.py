@@ -233,7 +233,7 @@ def _bin_structure(path: Path, start: bytes) -> str | None:
 def _json_structure(path: Path) -> str | None:
     try:
         json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"not whole JSON ({error})"
     return None
 

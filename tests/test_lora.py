@@ -309,6 +309,38 @@ def _pickled(folder: Path) -> None:
     torch.save({"base_model.model.x.lora_A.weight": Path}, folder / "adapter_model.bin")
 
 
+def _tensors(change: Callable[[torch.Tensor], torch.Tensor], part: str = "lora") -> Callable[[Path], object]:
+    def changed(folder: Path) -> None:
+        """In a ``.bin``, which takes any tensor."""
+        file = folder / "adapter_model.safetensors"
+        state = {name: change(tensor) if part in name else tensor for name, tensor in load_file(file).items()}
+        file.unlink()
+        torch.save(state, folder / "adapter_model.bin")
+
+    return changed
+
+
+class _Program:
+    """What runs a program where it is unpickled without a check."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("code of a checkpoint was run",)
+
+
+def _program(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save({"base_model.model.x.lora_A.weight": _Program()}, folder / "adapter_model.bin")
+
+
+def _numbered(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save({1: torch.ones(2, 2)}, folder / "adapter_model.bin")
+
+
+def _nested(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"r": ' + "[" * 200_000 + "]" * 200_000 + "}")
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "adapter_config.json").unlink(), "no adapter_config.json"),
     "no weights": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "has no weights"),
@@ -317,6 +349,29 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "not known": (_config(use_qalora=True), "use_qalora"),
     "cut off": (_cut, "is not a whole safetensors file"),
     "code": (_pickled, "cannot be read as plain weights"),
+    "a program": (_program, "holds other things than tensors, which may be programs and are not loaded"),
+    "no names": (_numbered, "something under 1, which is no name"),
+    "nested": (_nested, "adapter_config.json cannot be read"),
+    "alpha is a text": (_config(lora_alpha="x"), "lora_alpha is 'x'; it takes a number"),
+    "alpha is nothing": (_config(lora_alpha=None), "lora_alpha is 'None'; it takes a number"),
+    "alpha is endless": (_config(lora_alpha=10**400), "lora_alpha is '1000"),
+    "alpha is no number": (_config(lora_alpha=float("nan")), "lora_alpha is 'nan'; it takes a number"),
+    "patterns in a list": (_config(alpha_pattern=["q_proj"]), "alpha_pattern is no table"),
+    "a pattern of a text": (_config(alpha_pattern={"q_proj": "x"}), "alpha_pattern of 'q_proj' is 'x'"),
+    "half a pattern": (_config(alpha_pattern={"(q_proj": 1}), "is no regular expression"),
+    "an endless pattern": (_config(alpha_pattern={"([a-z_.0-9]+)+!": 1}), "matching it might never end"),
+    "a slow pattern": (_config(alpha_pattern={".*" * 9 + "!": 1}), "matching it might never end"),
+    "no ranks": (_tensors(lambda tensor: tensor[:0], "lora_A"), r"is \[0, 64\], no matrix"),
+    "no sides": (_tensors(lambda tensor: tensor[0, 0]), r"is \[\], no matrix"),
+    "whole numbers": (_tensors(torch.Tensor.int), "of another kind than adapters have .int32"),
+    "sparse": (_tensors(torch.Tensor.to_sparse), "of another kind than adapters have .float32, sparse_coo"),
+    "not there": (_tensors(lambda tensor: tensor.to("meta")), "of another kind .* meta"),
+    "blown up": (
+        _tensors(lambda tensor: tensor[:1].clone().expand(10**9, -1), "lora_A"),
+        "is larger than what the file holds",
+    ),
+    "no numbers": (_tensors(lambda tensor: tensor / 0 * 0), "holds infinite values or some that"),
+    "DoRA without its lengths": (_config(use_dora=True), "lacks lora_magnitude_vector"),
     "half a pair": (_without("lora_B"), "lacks lora_B"),
     "nothing": (_without("lora"), "holds no tensors"),
     "another kind of model": (
