@@ -76,6 +76,11 @@ def find_regions(instruction: str, images: Sequence[str], flags: AnswerFlags, wa
     """
     flags.find_instructions([instruction])
     options = flags.caption_options()
+    if options.tags != type(options.tags)():
+        raise UsageError(
+            "--prefix, --exclude and the others of their kind change captions and tags; what is found in images "
+            "stays as it is. Leave them out."
+        )
     held = [image for image in images if image != "-" and holds_pictures(image)]
     form = wanted.form()
     _check(instruction, form, wanted)

@@ -278,6 +278,8 @@ def test_ocr_reads_the_word(promptgen: Promptgen, album: Path) -> None:
         (["detect", "--format", "labelme", "-o", "there.json"], "is no folder"),
         (["detect", "-o", "there.json/x.csv"], "is no folder"),
         (["detect", "--format", "json", "-o", "-"], "Without it regions go to standard output"),
+        (["detect", "--exclude", "circle"], "change captions and tags"),
+        (["ocr", "--plain", "--prefix", "it says"], "change captions and tags"),
         (["detect", "--overlay", "x/three.png", "--mask", "x", "--overwrite"], "give each its own place"),
         (["detect", "--overlay", "-"], "needs a file or a folder"),
         (["detect", "--overlay", "x.gif"], "'gif' cannot be written for overlay"),
