@@ -29,6 +29,15 @@ def detect(
             "--dense", help="Descriptions instead of categories (DENSE_REGION_CAPTION).", rich_help_panel=ASK
         ),
     ] = False,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BOX;...",
+            help="Say what is in these boxes: 10,20,200,300 in pixels or 0.1,0.2,0.5,0.9 (REGION_TO_CATEGORY); "
+            "with --dense describe it (REGION_TO_DESCRIPTION).",
+            rich_help_panel=ASK,
+        ),
+    ] = None,
     proposals: Annotated[
         bool,
         typer.Option("--proposals", help="Boxes without labels (REGION_PROPOSAL).", rich_help_panel=ASK),
@@ -48,9 +57,16 @@ def detect(
         if phrase is not None:
             asked = with_input(flags, phrase, "--phrase")
         named = asked.text_input is not None
-        if dense + proposals + named > 1:
-            raise UsageError("--phrase, --dense and --proposals are different questions; give one of them.")
-        if named:
+        boxed = region is not None
+        if (dense and not boxed) + proposals + named + boxed > 1:
+            raise UsageError(
+                "--phrase, --dense, --proposals and --region are different questions; give one of them, or "
+                "--region with --dense."
+            )
+        if region is not None:
+            asked = with_input(flags, region, "--region")
+            instruction = "REGION_TO_DESCRIPTION" if dense else "REGION_TO_CATEGORY"
+        elif named:
             instruction = "OPEN_VOCABULARY_DETECTION"
         elif dense:
             instruction = "DENSE_REGION_CAPTION"

@@ -78,8 +78,8 @@ def find_regions(instruction: str, images: Sequence[str], flags: AnswerFlags, wa
     options = flags.caption_options()
     if options.tags != type(options.tags)():
         raise UsageError(
-            "--prefix, --exclude and the others of their kind change captions and tags; what is found in images "
-            "stays as it is. Leave them out."
+            "--prefix, --exclude and the others of their kind change captions and tags, but nothing that is "
+            "found in images. Leave them out."
         )
     held = [image for image in images if image != "-" and holds_pictures(image)]
     form = wanted.form()
