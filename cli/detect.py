@@ -33,8 +33,8 @@ def detect(
         str | None,
         typer.Option(
             metavar="BOX;...",
-            help="Say what is in these boxes: 10,20,200,300 in pixels or 0.1,0.2,0.5,0.9 (REGION_TO_CATEGORY); "
-            "with --dense describe it (REGION_TO_DESCRIPTION).",
+            help="What is in these boxes: 10,20,200,300 in pixels or 0.1,0.2,0.5,0.9 (REGION_TO_CATEGORY); "
+            "with --dense: descriptions (REGION_TO_DESCRIPTION).",
             rich_help_panel=ASK,
         ),
     ] = None,
