@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .errors import AdapterError
 from .layout import is_quantised
 from .loading import TIED, read_parameters
 from .lora import Change, apply_changes
@@ -32,6 +33,7 @@ def changed_parameters(
         changes: what is done to each, in which strength.
 
     Raises:
+        AdapterError: what comes out are no numbers.
         CheckpointError: the checkpoint cannot be read.
     """
     made: dict[tuple[object, ...], Tensor] = {}  # one matrix that is changed in one way stays one
@@ -41,13 +43,24 @@ def changed_parameters(
         if effective:
             key = (_source(name), *((id(change), strength) for change, strength in effective))
             if key not in made:
-                made[key] = (
-                    apply_changes(original, effective).to(_dtype(network, name, original)).contiguous()
-                )
+                made[key] = _changed(name, original, effective, _dtype(network, name, original))
             changed[name] = made[key]
     rest = [part for part in _parts_of_layers(network, changed) if part not in changed]
     for name, original in _originals(network, folder, rest):
         changed[name] = original.clone()
+    return changed
+
+
+def _changed(
+    name: str, original: Tensor, changes: Sequence[tuple[Change, float]], dtype: torch.dtype
+) -> Tensor:
+    changed = apply_changes(original, changes).to(dtype).contiguous()
+    if not torch.isfinite(changed).all() and torch.isfinite(original).all():
+        kind = str(dtype).removeprefix("torch.")
+        raise AdapterError(
+            f"With these LoRA adapters {name} gets values that {kind} cannot hold. "
+            "Choose smaller strengths; if they are small, the adapter does not belong to this model."
+        )
     return changed
 
 

@@ -278,10 +278,12 @@ def _check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def apply_changes(original: Tensor, changes: Iterable[tuple[Change, float]]) -> Tensor:
-    """The sum of ``original`` and each change times its strength, in float32."""
+    """The sum of ``original`` and each change times its strength, in float32; infinite beyond its range."""
     original = original.float()
     total = original.clone()
     for change, strength in changes:
+        if abs(strength) > torch.finfo(torch.float32).max:  # torch raises an error on these, not on infinity
+            strength = math.copysign(math.inf, strength)
         total.add_(change.of(original), alpha=strength)
     return total
 

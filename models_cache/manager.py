@@ -286,10 +286,10 @@ class ModelManager:
         """The adapters that have an effect, in one order, each once with the sum of its strengths."""
         found: dict[Path, float] = {}
         for name, strength in adapters:
-            if not math.isfinite(strength):
-                raise ValueError(f"The strength of LoRA {name} is {strength}; it takes a number.")
             folder = self._find_adapter(name).resolve()
             found[folder] = found.get(folder, 0.0) + float(strength)
+            if not math.isfinite(found[folder]):
+                raise ValueError(f"The strength of LoRA {name} is {found[folder]}; it takes a number.")
         return tuple(
             _Adapter(folder, adapter_fingerprint(folder), strength)
             for folder, strength in sorted(found.items())

@@ -403,6 +403,20 @@ def test_what_cannot_be_used_is_told_with_its_reason(
     assert model.adapters_nbytes == 0
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("strength", [3e38, -1e300])
+def test_weights_that_are_no_numbers_are_not_made(tmp_path: Path, dtype: str, strength: float) -> None:
+    if dtype == "int8" and not has_int8():
+        pytest.skip("this processor has no instructions for int8")
+    whole = save_adapter(tmp_path / "adapter", size=3)
+    model = load(dtype=dtype)
+    plain = answer(model)
+    with pytest.raises(AdapterError, match=r"gets values that .* cannot hold\. Choose smaller strengths"):
+        model.with_adapters([(whole, strength)])
+    assert model.adapters_nbytes == 0
+    assert answer(model) == plain
+
+
 def test_an_adapter_for_another_size_of_the_model_says_so(tmp_path: Path, model: Florence2Model) -> None:
     config = make_config(**{**SIZES["tiny"], "text": {"d_model": 48, "layers": 3, "heads": 4, "ffn": 96}})
     other = write_checkpoint(tmp_path / "other", random_network(config), dtype="fp32")

@@ -287,6 +287,16 @@ def test_a_strength_is_a_number(strength: float) -> None:
         Captioner(loras=[("x", strength)])
 
 
+def test_the_sum_of_strengths_is_a_number(manager: ModelManager, adapters: list[str]) -> None:
+    for strengths in ([1e308, 1e308], [float("nan")], [1e308, 1e308, -1e308]):
+        with (
+            pytest.raises(ValueError, match="takes a number"),
+            manager.acquire(str(REFERENCE), adapters=[(adapters[0], strength) for strength in strengths]),
+        ):
+            pass
+    assert manager.loaded() == []
+
+
 @pytest.fixture
 def promptgen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(*arguments: object) -> tuple[int, str, str]:
