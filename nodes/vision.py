@@ -238,7 +238,8 @@ def _optional_inputs() -> list[Any]:
             min=0.0,
             max=512.0,
             step=1.0,
-            tooltip="Masks: how many pixels wide the edges become soft, after growing.",
+            tooltip="Masks: how much to blur the edges after growing: the blur's sigma in pixels. They "
+            "become soft across about five times as many.",
         ),
         io.Int.Input(
             "crop_margin",
