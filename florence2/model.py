@@ -144,13 +144,18 @@ class Florence2Model:
     def nbytes(self) -> int:
         """Bytes of the weights, each tied matrix counted once; of a model with adapters only those which the
         one without does not have."""
+        with self._turn:  # not while weights are rearranged, when the two have less in common
+            return self._own_bytes()
+
+    def _own_bytes(self) -> int:
         in_common = {} if self._base is None else _held(self._base.network)
         return sum(nbytes for what, nbytes in _held(self.network).items() if what not in in_common)
 
     @property
     def adapters_nbytes(self) -> int:
         """Bytes of the weights that models with adapters, made from this one, hold beside it."""
-        return sum(variant.nbytes for variant in [*self._variants])
+        with self._turn:
+            return sum(variant._own_bytes() for variant in [*self._variants])
 
     @torch.inference_mode(False)
     def to(self, device: torch.device | str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from promptgen.benchmarks.random_checkpoint import SIZES, make_config, random_network, write_checkpoint
 from promptgen.florence2 import AdapterError, Florence2Model, GenerationOptions
-from promptgen.florence2.layout import is_arranged, unpack
+from promptgen.florence2.layout import is_arranged, pack, unpack
 from promptgen.florence2.processor import has_int8
 from promptgen.florence2.products import can_pack
 from safetensors.torch import load_file, save_file
@@ -254,6 +255,30 @@ def test_memory_is_taken_for_what_an_adapter_touches(tmp_path: Path) -> None:
     assert base.nbytes == alone
     del variant
     assert base.adapters_nbytes == 0
+
+
+@pytest.mark.skipif(not can_pack(torch.float32), reason="weights stay as they are on this processor")
+def test_memory_is_told_right_while_weights_are_rearranged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load()
+    variant = base.with_adapters([(save_adapter(tmp_path / "adapter"), 1.0)])
+    packed, go_on = threading.Event(), threading.Event()
+
+    def slowly(network: Any) -> None:
+        pack(network)
+        packed.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr("promptgen.florence2.model.pack", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        use = pool.submit(features, base)
+        assert packed.wait(60)
+        told = [pool.submit(lambda: variant.nbytes), pool.submit(lambda: base.adapters_nbytes)]
+        wait(told, timeout=0.2)
+        go_on.set()
+        use.result()
+        assert {one.result() for one in told} == {variant.nbytes}
 
 
 def test_features_are_told_apart_where_an_adapter_makes_other_ones(tmp_path: Path) -> None:
