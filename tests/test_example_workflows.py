@@ -385,7 +385,16 @@ def test_inpainting_without_its_model_still_segments_and_names_what_is_missing(
     seeing = node_of(workflow, "PromptGenVision")
     assert encode["mask"] == [seeing["id"], 1]
     assert seeing["outputs"][1]["name"] == "mask"
-    assert encode["pixels"] == [node_of(workflow, "LoadImage")["id"], 0]
+    scaled = node_of(workflow, "ImageScale")
+    assert encode["pixels"] == [scaled["id"], 0]
+    assert not any(side % 8 for side in scaled["widgets_values"][1:3]), "else the encoder cuts edges off"
+    put = {
+        slot["name"]: origins.get(slot["link"])
+        for slot in node_of(workflow, "ImageCompositeMasked")["inputs"]
+    }
+    assert put["destination"] == [scaled["id"], 0], "what is not masked stays as it was"
+    assert put["source"] == [node_of(workflow, "VAEDecode")["id"], 0]
+    assert put["mask"] == [seeing["id"], 1]
     keep_picture(editor, INPAINT)
 
 
