@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import InstructionError
 from .instructions import AnswerKind, Instruction
-from .regions import REGION_KINDS, Box, Region, read_region, region_box
+from .regions import REGION_KINDS, Box, Points, Region, read_region, region_box
 from .results import RegionCaption, RegionOcrText, Regions, Result, text_of_regions
 
 __all__ = ["NoRegionsError", "boxes_text", "join_region_answers", "region_boxes", "split_regions"]
@@ -82,8 +82,8 @@ def join_region_answers(instruction: Instruction, answers: Sequence[Result], box
     """One result of the answers about each region, in their order.
 
     The regions of :class:`RegionCaption` and :class:`RegionOcrText` are those that were asked about, with the
-    answers as labels; ``text`` and ``raw`` have a line for each. Outlines are put together. Of no answers the
-    result has no regions.
+    answers as labels; those with text have a quad, as all pieces of text have. ``text`` and ``raw`` have a
+    line for each. Outlines are put together. Of no answers the result has no regions.
     """
     raw = "\n".join(answer.raw for answer in answers)
     truncated = any(answer.truncated for answer in answers)
@@ -94,9 +94,17 @@ def join_region_answers(instruction: Instruction, answers: Sequence[Result], box
         text = text_of_regions(regions, instruction.answer, raw) if regions else told
         return Regions(text=text, regions=regions, **common)
     text = "\n".join(answer.text for answer in answers)
-    asked = tuple(Region(answer.text, box) for answer, box in zip(answers, boxes, strict=True))
-    kind = RegionOcrText if instruction.answer is AnswerKind.OCR else RegionCaption
-    return kind(text=text, regions=asked, **common)
+    is_text = instruction.answer is AnswerKind.OCR
+    asked = tuple(
+        Region(answer.text, box, quad=_corners(box) if is_text else None)
+        for answer, box in zip(answers, boxes, strict=True)
+    )
+    return (RegionOcrText if is_text else RegionCaption)(text=text, regions=asked, **common)
+
+
+def _corners(box: Box) -> Points:
+    left, top, right, bottom = box
+    return left, top, right, top, right, bottom, left, bottom
 
 
 def _from_json(data: Any, text: str) -> Iterator[str]:

@@ -243,6 +243,13 @@ def test_commands_are_shortcuts_of_caption(
     assert record["instruction"] == instruction
 
 
+def test_words_are_no_class_names(promptgen: Promptgen, album: Path) -> None:
+    asked = ("--region", "0,0,0.5,0.5; 0,0,1,1", "--max-new-tokens", 5, "--format", "coco", "-q")
+    data = json.loads(promptgen("ocr", album / "more" / "stop.png", *asked, *DEMO).stdout)
+    assert [one["name"] for one in data["categories"]] == ["text"]
+    assert all(one["text"] for one in data["annotations"])
+
+
 def test_ocr_reads_the_word(promptgen: Promptgen, album: Path) -> None:
     assert promptgen("ocr", album / "more" / "stop.png", "--plain", *DEMO) == Ended(0, "STOP\n", "")
 

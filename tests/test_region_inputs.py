@@ -145,6 +145,8 @@ def test_several_regions_are_answered_like_each_alone() -> None:
     assert detection == alone[0][1] == alone[1][1]
     assert isinstance(ocr, RegionOcrText)
     assert [region.box for region in ocr.regions] == [first, second]
+    left, top, right, bottom = first
+    assert ocr.regions[0].quad == (left, top, right, top, right, bottom, left, bottom)  # as all text has
     assert isinstance(outlines, Regions)
     assert outlines.regions == alone[0][3].regions + alone[1][3].regions  # type: ignore[attr-defined]
 
