@@ -40,6 +40,10 @@ _MOST_PICTURES_ELSEWHERE = 4
 _MOST_ANSWERS = {"cuda": 64, "cpu": 8}
 _MOST_ANSWERS_ELSEWHERE = 16
 
+# Of the feature cache: what the tiles of one picture may take. More of them would push each other out, and
+# everything else, before they are asked for again.
+_TILES_SHARE = 0.5
+
 logger = logging.getLogger(__name__)
 
 
@@ -149,8 +153,9 @@ class Captioner:
             options: how to generate and how to clean up.
             on_step: called before each decoded token with the number of tokens so far, and many times with 0
                 while pictures are being encoded; may raise to cancel.
-            keep_features: keep what the vision tower makes of each picture in the feature cache. That is not
-                worth its memory, and the loss of what is there, if the pictures will hardly be seen again.
+            keep_features: keep what the vision tower makes of each picture in the feature cache, unless its
+                tiles would take most of that. It is not worth its memory, and the loss of what is there, if
+                the pictures will hardly be seen again.
 
         Raises:
             InstructionError: an unknown instruction, a text input that is missing or that none takes, or
@@ -301,13 +306,13 @@ class _Run:
         import torch
 
         features: dict[str, Tensor] = {}
-        missing: dict[str, Tensor] = {}  # pixels
+        missing: dict[str, View] = {}
         for view in views:
             if view.key in features or view.key in missing:
                 continue
             cached = self._cache.get(_cache_key(model, view.key))
             if cached is None:
-                missing[view.key] = view.pixels
+                missing[view.key] = view
             else:
                 features[view.key] = cached.to(model.device)
 
@@ -317,11 +322,12 @@ class _Run:
 
         if missing:
             size = self._pictures_at_a_time(model)
-            rows = self._pictures.run(encode, list(missing.values()), size, model.device)
-            for key, row in zip(missing, rows, strict=True):
-                features[key] = row
-                if self._keep_features:
-                    self._cache.put(_cache_key(model, key), row)
+            pixels = [view.pixels for view in missing.values()]
+            rows = self._pictures.run(encode, pixels, size, model.device)
+            for view, row in zip(missing.values(), rows, strict=True):
+                features[view.key] = row
+                if self._keep_features and view.tiles * row.nbytes <= _TILES_SHARE * self._cache.max_bytes:
+                    self._cache.put(_cache_key(model, view.key), row)
         return features
 
     def _answer(self, model: LoadedModel, pictures: Sequence[Picture], size: int) -> list[Result]:

@@ -39,6 +39,7 @@ class View:
     pixels: Tensor  # [H, W, 3] uint8, on the CPU, in the checkpoint's size
     key: str  # of the pixels
     questions: tuple[Question, ...]
+    tiles: int = 0  # that its picture has, if it is one of them
 
     @property
     def size(self) -> tuple[int, int]:
@@ -77,7 +78,7 @@ class PictureReader:
         except (ImageError, InstructionError) as error:
             return _without_tracebacks(error)
         views = [self._view(image, (0, 0, *image.size), whole)] if whole else []
-        views += [self._view(image.crop(box), box, parts) for box in tiles]
+        views += [self._view(image.crop(box), box, parts, len(tiles)) for box in tiles]
         return Picture(image.size, tuple(views), boxes)
 
     def _tiles(self, image_size: tuple[int, int]) -> tuple[TileBox, ...]:
@@ -102,9 +103,9 @@ class PictureReader:
                 whole.append(question)
         return tuple(whole), tuple(parts)
 
-    def _view(self, image: Image, box: TileBox, questions: tuple[Question, ...]) -> View:
+    def _view(self, image: Image, box: TileBox, questions: tuple[Question, ...], tiles: int = 0) -> View:
         pixels = self.processor.resize(image)
-        return View(box, pixels, pixels_key(pixels), questions)
+        return View(box, pixels, pixels_key(pixels), questions, tiles)
 
     def _boxes(self, image_size: tuple[int, int]) -> tuple[Box, ...]:
         if self.text_input is None or not any(one.input == "region" for one in self.instructions):

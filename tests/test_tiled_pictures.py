@@ -244,6 +244,20 @@ def test_tiles_go_through_the_vision_tower_in_batches_and_once(
     assert sum(sizes) == views
 
 
+def test_many_tiles_leave_the_features_of_other_pictures_alone(collage: Image.Image) -> None:
+    small = collage.crop((0, 0, 128, 128))
+    cache = FeatureCache()
+    demo(feature_cache=cache).caption(small, "OD")
+    each = cache.nbytes
+    tiles = len(tile_boxes(collage.size, TileOptions(200), (128, 128)))
+    for room, kept in ((2 * tiles - 2, 2), (2 * tiles, tiles + 2)):
+        cache = FeatureCache(room * each)
+        captioner = demo(feature_cache=cache)
+        captioner.caption(small, "OD")
+        captioner.caption(collage, "OD", tiled(200))
+        assert len(cache) == kept  # of the small one and of the large one as a whole always
+
+
 def test_not_many_pages_are_held_at_a_time(collage: Image.Image) -> None:
     asked_for = 0
 
