@@ -217,6 +217,22 @@ def test_names_that_lead_out_of_the_folder_stay_in_it(tmp_path: Path) -> None:
     assert written == {"out/x.json", "out/y.json", "out/shard.tar#z.json"}
 
 
+@pytest.mark.parametrize("name", ["labelme", "yolo"])
+def test_a_picture_without_a_name_stops_no_other(tmp_path: Path, name: str) -> None:
+    with open_writer(name, tmp_path) as writer:
+        for nameless in ("", "..", "/"):
+            with pytest.raises(FormatError, match="cannot have a file of its own"):
+                writer.write(nameless, SIZE, found(CAT))
+        writer.write("b.jpg", SIZE, found(CAT))
+    assert [path.stem for path in tmp_path.rglob("b.*")] == ["b"]
+
+
+def test_what_cannot_be_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="csv has no numbered classes"):
+        write("csv", tmp_path / "x.csv", classes=["a"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="unknown format 'voc'; known are json, jsonl, csv, coco"):
         write("voc", tmp_path)

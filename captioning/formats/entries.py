@@ -105,8 +105,13 @@ def relative(image: str) -> PurePath:
     """Where the file of a picture belongs below a folder: as the picture is named, without its extension.
 
     A name that leads out of the folder, an absolute one or one with ``..``, counts by its last part alone.
+
+    Raises:
+        FormatError: there is no name.
     """
     path = PurePath(image)
     if path.is_absolute() or path.drive or ".." in path.parts:
         path = PurePath(path.name)
+    if path.name in ("", ".."):
+        raise FormatError(f"a picture called {image!r} cannot have a file of its own; give it a name.")
     return path.with_suffix("") if Path(image).suffix else path

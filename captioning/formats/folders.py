@@ -49,8 +49,10 @@ class _Folder:
         if self._regions is not None and image != self._image:
             self._finish_picture()
         if self._regions is None:
-            self._image, self._size, self._path, self._regions = image, size, path, []
-            self._claim(self._target())
+            self._image, self._size, self._path = image, size, path
+            target = self._target()
+            self._regions = []
+            self._claim(target)
         self._regions += regions
 
     def close(self) -> None:

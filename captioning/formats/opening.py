@@ -157,7 +157,9 @@ def _whole_file(path: Path) -> Iterator[TextIO]:
             yield stream
             disk.sync(stream.buffer)  # type: ignore[arg-type]
     except BaseException:
-        if temporary.exists():
+        if temporary.exists() and not temporary.stat().st_size:
+            temporary.unlink()
+        elif temporary.exists():
             disk.move(temporary, partial)
             logger.warning("What was done so far is in %s", partial)
         raise
