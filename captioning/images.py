@@ -57,6 +57,7 @@ _DECODING_ERRORS = (
 )  # fmt: skip
 
 # Extensions that Pillow registers for reading but cannot decode by itself.
+_VALUES_AT_A_TIME = 1 << 16  # of an array, in the processor's cache
 _UNREADABLE = frozenset([".bufr", ".eps", ".emf", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"])
 
 
@@ -354,6 +355,21 @@ def _upright(image: Image, name: str) -> Image:
     return image if turn is None else image.transpose(turn)
 
 
+def _to_bytes(values: numpy.ndarray) -> numpy.ndarray:
+    """0 to 1 as 0 to 255, a few rows at a time: what is made in between of a large picture stays small, which
+    is several times faster. No number is 0."""
+    import numpy as np
+
+    done = np.empty(values.shape, np.uint8)
+    rows = max(1, _VALUES_AT_A_TIME // values[0].size)
+    for start in range(0, len(values), rows):
+        part = np.clip(values[start : start + rows], 0, 1)
+        part[np.isnan(part)] = 0
+        part *= 255
+        done[start : start + rows] = np.rint(part, out=part)
+    return done
+
+
 def _flatten(image: Image, colour: tuple[int, int, int]) -> Image:
     """A decoded, upright image in any mode as RGB, on the background colour where it is transparent."""
     from PIL import Image as PILImage
@@ -439,7 +455,7 @@ def _from_array(array: Any, name: str) -> Image:
     if 0 in values.shape:
         raise ImageError(f"{name}: the image is empty, {values.shape[1]} × {values.shape[0]} pixels")
     if values.dtype.kind == "f":
-        values = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
+        values = _to_bytes(values)
     elif values.dtype.kind == "b":
         values = values.astype(np.uint8) * 255
     elif values.dtype == np.uint16:
