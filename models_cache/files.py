@@ -27,6 +27,7 @@ from .folders import (
     cached_repository,
     candidates,
     download_folder,
+    is_of_another,
     local_checkpoints,
     register_folder,
     resolve,
@@ -181,8 +182,16 @@ def _target(
     if reference.folder is not None:
         return _plain_target(reference.folder, None)
     if (parent := download_folder()) is not None:
-        return _plain_target(parent / reference.names[0], None)
+        return _plain_target(_folder_in(parent, reference), None)
     return _cache_target(cached_repository(cache_folder(), hub_id), None)
+
+
+def _folder_in(parent: Path, reference: Reference) -> Path:
+    """The folder of its own that it gets in ``parent``."""
+    folder = parent / reference.names[0]
+    if reference.hub_id is not None and is_of_another(folder, reference.hub_id):
+        return parent / reference.hub_id.replace("/", "--")
+    return folder
 
 
 def _plain_target(folder: Path, commit: str | None) -> tuple[Path, str | None, _MakePlace]:
@@ -296,7 +305,7 @@ def _where_to_put(reference: Reference, plain: list[Path]) -> str:
         return f"{reference.folder}."
     folders = search_folders()
     if folders:
-        return f"{(download_folder() or folders[0]) / name}."
+        return f"{_folder_in(download_folder() or folders[0], reference)}."
     return (
         f"a folder called {name} wherever you like; then give its path as the model, or set PROMPTGEN_MODELS "
         "to the folder that holds it."

@@ -151,7 +151,7 @@ def _anywhere(reference: Reference, cache: Path) -> Iterator[Path]:
     for parent in search_folders():
         for name in reference.names:
             folder = parent / name
-            if is_dir(folder) and not _is_of_another(folder, reference.hub_id):
+            if is_dir(folder) and not is_of_another(folder, reference.hub_id):
                 yield folder
         if reference.hub_id is not None:
             for nested in (reference.hub_id.replace("/", "--"), reference.hub_id):
@@ -162,8 +162,8 @@ def _anywhere(reference: Reference, cache: Path) -> Iterator[Path]:
         yield from _snapshots(cache, reference.hub_id)
 
 
-def _is_of_another(folder: Path, hub_id: str | None) -> bool:
-    """Whether ``folder`` was downloaded from another repository, which has only its last name in common."""
+def is_of_another(folder: Path, hub_id: str | None) -> bool:
+    """Whether ``folder`` is there and from another repository, which has only its last name in common."""
     record = read_record(folder) if hub_id is not None else None
     return record is not None and hub_id is not None and record.hub_id.casefold() != hub_id.casefold()
 

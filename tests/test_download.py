@@ -132,6 +132,31 @@ def no_parts(folder: Path) -> bool:
     return not [path for path in folder.rglob("*") if path.name.endswith((".part", ".incomplete", ".tmp"))]
 
 
+@pytest.mark.parametrize("kind", ["checkpoint", "adapter"])
+def test_repositories_of_one_last_name_have_folders_of_their_own(
+    hub: FakeHub, client: Client, kind: str
+) -> None:
+    def files(seed: int) -> dict[str, bytes]:
+        weights = safetensors_bytes(30_000, seed)
+        if kind == "checkpoint":
+            return {**small_files(), "model.safetensors": weights}
+        return {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
+
+    owners = ["alice", "bob", "carol"]
+    for seed, owner in enumerate(owners):
+        hub.add(f"{owner}/style", files(seed))
+    asked = [f"{owner}/style" for owner in owners * 2]
+    answer = client.run(
+        "register_folder('models', download=True)\n"
+        f"for name in {asked}:\n    print(ensure_{kind}(name, progress=False))"
+    )
+    folders = [client.home / line for line in answer.out.splitlines()]
+    assert len(set(folders)) == 3, answer.err
+    assert folders[:3] == folders[3:]
+    assert [contents(folder) for folder in folders[:3]] == [files(seed) for seed in range(3)]
+    assert "damaged" not in answer.err
+
+
 def test_downloads_what_is_needed_into_the_cache(hub: FakeHub, client: Client) -> None:
     files = single()
     commit = hub.add(HUB_ID, files).commit
