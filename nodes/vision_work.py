@@ -226,7 +226,7 @@ def _text_inputs(
                 which = f" for frame {number}" if len(set(phrases)) > 1 else ""
                 raise ValueError(
                     f"{instruction.name} needs a text input{which}. Write into 'text_input' what it is "
-                    f"about: {instruction.summary[0].lower()}{instruction.summary[1:]}."
+                    f"about: {instruction.summary[0].lower()}{instruction.summary[1:]}"
                 )
         return phrases
     if mask is not None:

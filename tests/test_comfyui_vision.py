@@ -485,7 +485,8 @@ def test_a_phrase_that_is_missing_and_a_task_that_is_unknown(host: Host) -> None
     entry = host.run({"load": load, "see": vision(["load", 0], "OPEN_VOCABULARY_DETECTION")})
     assert entry.error is not None
     assert "needs a text input" in entry.error["exception_message"]
-    assert "text_input" in entry.error["exception_message"]
+    assert "Write into 'text_input' what it is about: " in entry.error["exception_message"]
+    assert ".." not in entry.error["exception_message"]
     with pytest.raises(HostError, match="unknown instruction 'OBJECTS'"):
         host.run({"load": load, "see": vision(["load", 0], "OBJECTS")})
 
