@@ -494,6 +494,41 @@ def test_runs_replace_what_they_have_made_and_nothing_else(promptgen: Promptgen,
     assert (Path("cut") / "three" / "0-ring.png").exists()
 
 
+def test_runs_with_other_options_replace_what_runs_have_made(promptgen: Promptgen, album: Path) -> None:
+    (album / "more").rename("elsewhere")
+
+    def run(*options: object) -> tuple[Ended, dict[str, bytes]]:
+        ended = promptgen("detect", album, "--mask", "shown", "--crop", "cut", *options, *DEMO)
+        return ended, {**tree(Path("shown")), **tree(Path("cut"))}
+
+    _, made = run()
+    assert len(made) == 1 + len(SHAPES)
+    ended, grown = run("--grow", 8, "--select", "heart")
+    assert (ended.status, sorted(grown)) == (0, ["three.png", "three/0-heart.png"])
+    assert grown["three.png"] != made["three.png"]
+    assert run()[1] == made  # and back again
+    Path("shown/three.png").write_text("mine")
+    ended, _ = run("--grow", 8)
+    assert ended.status == 1
+    assert "changed by somebody; left as it is" in ended.stderr
+    assert Path("shown/three.png").read_text() == "mine"
+
+
+def test_what_a_run_has_left_is_replaced_when_that_is_allowed(promptgen: Promptgen, album: Path) -> None:
+    asked = ("detect", album, "--format", "labelme", "-o", "marked", "--overlay", "shown", *DEMO)
+    Path("shown").mkdir()
+    Path("shown/three.png").write_text("mine")
+    assert promptgen(*asked).status == 1
+    Path("marked/three.json").write_text("changed")
+    assert promptgen(*asked).status == 0
+    assert (Path("shown/three.png").read_text(), Path("marked/three.json").read_text()) == ("mine", "changed")
+    again = promptgen(*asked, "--overwrite")
+    assert (again.status, "1 written again" in again.stderr) == (0, True)
+    assert Image.open("shown/three.png").size == Image.open(album / "three.png").size
+    assert len(json.loads(Path("marked/three.json").read_text())["shapes"]) == 3
+    assert "3 done before" in promptgen(*asked, "--overwrite").stderr
+
+
 def test_a_run_keeps_the_numbers_of_classes(promptgen: Promptgen, album: Path) -> None:
     asked = ("detect", album, "--format", "yolo", "-o", "yolo", *DEMO)
     assert promptgen(*asked).status == 0

@@ -86,7 +86,7 @@ class Selection:
         if not forgetful:
             return False
         plans = self.journal.plans(item.name)
-        return any(output.lacks(plans.get(output.name)) for output in forgetful)
+        return any(output.lacks(item, plans.get(output.name)) for output in forgetful)
 
     def _is_written(self, item: Item) -> bool:
         """Whether the files of this picture are still there; somebody may have taken them away."""

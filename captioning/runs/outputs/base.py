@@ -98,9 +98,9 @@ class Output(Protocol):
 
 @runtime_checkable
 class Forgetful(Protocol):
-    """An output that may have lost what it has written, and cannot write it again without the picture."""
+    """An output that may have lost what it has written, or lets others' files be replaced."""
 
     name: str
 
-    def lacks(self, plan: Any) -> bool:
-        """Whether it has lost what belongs to a record of this plan."""
+    def lacks(self, item: Item, plan: Any) -> bool:
+        """Whether what belongs to a record of this plan is not there; None: it has none."""

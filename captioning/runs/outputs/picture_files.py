@@ -51,7 +51,8 @@ class Content(Protocol):
 class PictureFiles:
     """Writes the files of each picture, whole, and never over one that it has not written itself.
 
-    Plans hold, for each file, the digests before and after, and whose it was.
+    Plans hold, for each file, the digests before and after, and whose it was; and the names of those that
+    were left as they were. What was written with other options is its own as well.
 
     Args:
         kind: what it writes, for people; with ``select`` it is the key of plans and marks.
@@ -99,6 +100,15 @@ class PictureFiles:
     def wants(self, item: Item) -> bool:
         """Whether its file is not there, or may be replaced."""
         return self._overwrite or not self._place(item).exists()
+
+    def lacks(self, item: Item, plan: Any) -> bool:
+        """Whether files that may be replaced are not as they should be: somebody has made or changed them."""
+        if not self._overwrite or plan is None or "files" not in plan:
+            return False
+        place = self._place(item)
+        return bool(plan.get("left")) or any(
+            _digest(place / name) != one["after"] for name, one in plan["files"].items()
+        )
 
     def start(self, mark: Mark | None) -> None:
         """Nothing to do: what was begun is written again."""
@@ -150,7 +160,7 @@ class PictureFiles:
         if record.error is not None:  # the files of another time stay, and are still ours
             return replace(record, plans={**record.plans, self.name: own}) if own else record
         made = self._make(record)
-        plan = own if made is None else self._planned(record, made, own)
+        plan = own if made is None else self._planned(record, made)
         return replace(record, plans={**record.plans, self.name: plan})
 
     def _make(self, record: Record) -> Files | None:
@@ -166,33 +176,44 @@ class PictureFiles:
             self._on_problem(record.name, f"no {self._kind} could be made: {error}")
             return None
 
-    def _planned(self, record: Record, made: Files, own: Mapping[str, Any]) -> dict[str, Any]:
+    def _planned(self, record: Record, made: Files) -> dict[str, Any]:
         place = self._place(record)
-        last = own.get("files", {})
         plan = {}
+        left = []
         for name, content in made:
             there = _digest(place / name)
-            is_ours = name in last and _is_ours(there, last[name])
+            is_ours = self._has_written(record, name, there)
             after = hashlib.sha256(content).hexdigest()
             if record.path is not None and os.path.realpath(place / name) == os.path.realpath(record.path):
                 self._on_problem(record.name, f"its {self._kind} would replace the picture itself; left out")
             elif there in (None, after) or is_ours or self._overwrite:
                 plan[name] = {"before": there, "after": after, "ours": is_ours}
             else:
+                left.append(name)
                 self._on_problem(
                     record.name,
-                    f"{str(place / name)!r} is there already, from elsewhere or with other options; left as "
+                    f"{str(place / name)!r} is there already, from elsewhere or changed by somebody; left as "
                     "it is, unless overwriting is allowed",
                 )
-        for name in last.keys() - dict(made).keys():  # of objects that are found no more
+        known = {name for last in self._previous(record) for name in last}
+        for name in known - dict(made).keys():  # of objects that are found no more
             there = _digest(place / name)
-            if there is not None and _is_ours(there, last[name]):
+            if there is not None and self._has_written(record, name, there):
                 plan[name] = {"before": there, "after": None, "ours": True}
         size = sum(len(content) for _, content in made)
         if self._held + size <= _HELD:
             self._made[record.name] = made
             self._held += size
-        return {"files": plan}
+        return {"files": plan, **({"left": left} if left else {})}
+
+    def _previous(self, record: Record) -> list[Mapping[str, Any]]:
+        """What was planned for the files of a picture, also with other options."""
+        kind = self.name.rpartition("-")[0]
+        plans = record.previous_plans.items()
+        return [plan.get("files", {}) for name, plan in plans if name.rpartition("-")[0] == kind]
+
+    def _has_written(self, record: Record, name: str, there: str | None) -> bool:
+        return any(_is_ours(there, last[name]) for last in self._previous(record) if name in last)
 
     def _write_all(self, record: Record, plan: Mapping[str, Any]) -> None:
         files = plan.get("files")

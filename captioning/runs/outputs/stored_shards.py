@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..records import Record
+from ..records import Item, Record
 from ..stores.objects import list_objects, put_file, remove
 from ..stores.paths import StorePath
 from ..stores.reading import open_seekable
@@ -69,7 +69,7 @@ class StoredShards(Shards):
         self._prepared_count = self._written_count = 0
         self._note()
 
-    def lacks(self, plan: Any) -> bool:
+    def lacks(self, item: Item | Record, plan: Any) -> bool:
         """Whether the sample of a record of this plan did not come into the store."""
         return plan is not None and plan["sample"] >= self._held.get(str(plan["run"]), 0)
 
@@ -79,7 +79,7 @@ class StoredShards(Shards):
         for record in records:
             if self._takes(record):
                 last = record.previous_plans.get(self.name) if record.is_known else None
-                if last is not None and not self.lacks(last):
+                if last is not None and not self.lacks(record, last):
                     plan = {**last, "there": True}
                 else:
                     plan = {"run": self._run, "sample": self._prepared_count}
