@@ -71,5 +71,5 @@ class PromptGenDocVQA(io.ComfyNode):
             settings = VisionSettings(text_input=question, **{"checkpoint": DOCUMENT_CHECKPOINT, **row})
             work.append(Work(image, ("DOCVQA",), settings))
         texts = [answer.text for (answer,) in caption_all(work)]
-        note = not_trained(work[0].settings.choice.checkpoint, "DOCVQA")
+        note = not_trained(work[0].settings.choice, "DOCVQA")
         return io.NodeOutput(texts, ui=shown(f"{note}\n\n{text}" if note else text for text in texts))

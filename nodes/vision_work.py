@@ -353,7 +353,7 @@ class Look:
             seen.text.append(record["text"])
             size = {"width": picture.shape[1], "height": picture.shape[0]}
             seen.json.append(json.dumps({**size, **record}, ensure_ascii=False))
-            note = not_trained(settings.choice.checkpoint, self.batch.instruction.name)
+            note = not_trained(settings.choice, self.batch.instruction.name)
             lines = _numbered(whole, regions) if self.batch.has_places else whole.text
             cut = f"Cut off after {settings.max_new_tokens} tokens." if whole.truncated else ""
             seen.shown.append("\n\n".join(part for part in (note, lines, cut) if part))
@@ -389,10 +389,11 @@ class Look:
             values.extend(_answers_in_words(self.batch) for _ in self.batch.pictures)
 
 
-def not_trained(checkpoint: str, instruction: str) -> str:
-    """What to say on the node of a checkpoint that does not know the task; nothing if it does."""
-    entry = find_entry(checkpoint)
-    if entry is None or instruction in entry.instructions:
+def not_trained(choice: ModelChoice, instruction: str) -> str:
+    """What to say on the node of a model that does not know the task; nothing if it does, or if it has learnt
+    who knows what from LoRAs."""
+    entry = find_entry(choice.checkpoint)
+    if entry is None or instruction in entry.instructions or choice.loras:
         return ""
     better = "Florence-2-DocVQA" if instruction == "DOCVQA" else DEFAULT_REGION_MODEL
     return f"{entry.name} was not trained on {instruction}: its answer may make no sense. {better} was."

@@ -84,6 +84,29 @@ def test_loras_are_offered_and_chained(host: Host, names: list[str], saved: list
     host.free()
 
 
+def test_what_a_model_with_a_lora_was_trained_on_is_not_known(host: Host, names: list[str]) -> None:
+    host.upload(PICTURE)
+    prompt = {
+        "image": node("LoadImage", image=PICTURE.name),
+        "lora": node("PromptGenLora", lora=names[0], strength=0.5),
+        "with": node("PromptGenModelLoader", checkpoint="demo", lora=["lora", 0]),
+        "without": node("PromptGenModelLoader", checkpoint="demo"),
+    }
+    few: dict[str, Any] = {"checkpoint": "demo", "num_beams": 1, "max_new_tokens": 4}
+    for model in ("with", "without"):
+        common = {"image": ["image", 0], "model": [model, 0], **few}
+        prompt[f"see {model}"] = node(
+            "PromptGenVision", task="REGION_PROPOSAL", text_input="", select="", threshold=0.0, **common
+        )
+        prompt[f"ask {model}"] = node("PromptGenDocVQA", question="What?", **common)
+    entry = host.run(prompt)
+    assert entry.succeeded, entry.error
+    for kind in ("see", "ask"):
+        assert "demo was not trained on" in entry.texts(f"{kind} without")[0]
+        assert "demo was not trained on" not in entry.texts(f"{kind} with")[0]
+    host.free()
+
+
 @pytest.mark.parametrize("lora", ["nowhere", "someone/of-the-hub", "../first"])
 def test_a_lora_that_is_not_offered_is_told(host: Host, names: list[str], lora: str) -> None:
     entry = host.run(
