@@ -172,8 +172,9 @@ class Captioner:
         check_text_input(table, options.text_input)
         check_vision(table, options.vision)
         parse_background(options.background)
-        for instruction in table:
-            self._warn_if_unknown(instruction, entry)
+        if not any(strength for _, strength in self.loras):  # nobody knows what those were trained on
+            for instruction in table:
+                self._warn_if_unknown(instruction, entry)
         pictures: ReadAhead[ImageSource, Any] = ReadAhead(_named(images))
         known = () if entry is None else entry.instructions
         run = _Run(

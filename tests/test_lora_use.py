@@ -24,6 +24,7 @@ from promptgen.models_cache import (
     ModelNotFoundError,
     ensure_adapter,
     find_adapter,
+    find_checkpoint,
     local_adapters,
     register_adapter_folder,
 )
@@ -261,6 +262,19 @@ print(ensure_adapter("someone/style", offline=True))
         wanted = {"adapter_config.json", "adapter_model.safetensors"}
         assert {path.name for path in Path(first).iterdir()} == wanted
         assert all((Path(first) / name).read_bytes() == files[name] for name in wanted)
+
+
+def test_what_only_the_checkpoint_was_not_trained_on_is_no_reason_to_warn(
+    manager: ModelManager, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = save_adapter(tmp_path / "adapter", find_checkpoint("demo") or Path())
+    told = []
+    for strength in (1.0, 0.0):
+        caplog.clear()
+        captioner = Captioner("demo", device="cpu", manager=manager, loras=[(str(adapter), strength)])
+        captioner.caption(PICTURE, "REGION_PROPOSAL", SHORT)
+        told.append("was not trained on REGION_PROPOSAL" in caplog.text)
+    assert told == [False, True]
 
 
 # --- runs and the command ----------------------------------------------------------------------------------
