@@ -11,7 +11,7 @@ import difflib
 import os
 from pathlib import Path
 
-from .catalogue import HUB_ID, adapter_catalogue
+from .catalogue import HUB_ID, CheckpointEntry, adapter_catalogue
 from .checks import ADAPTER
 from .download import Progress
 from .errors import ModelNotFoundError
@@ -111,7 +111,10 @@ def _resolve(name: str | os.PathLike[str]) -> Reference:
         return _of_folder(text, local)
     if looks_like_path(text):
         raise ModelNotFoundError(f"There is no folder {path}. " + _known(text), model=text)
-    hub_id = _hub_id(text.strip())
+    entry = _entry(text.strip())
+    if entry is not None and entry.folder is not None:
+        return Reference(text, (entry.folder.name,), entry.hub_id, folder=entry.folder)
+    hub_id = entry.hub_id if entry is not None else text.strip() if HUB_ID.fullmatch(text.strip()) else None
     if hub_id is None:
         raise ModelNotFoundError(f"No LoRA {text!r} is known. " + _known(text), model=text)
     folder_name = hub_id.rpartition("/")[2]
@@ -121,11 +124,11 @@ def _resolve(name: str | os.PathLike[str]) -> Reference:
     return Reference(text, (folder_name,), hub_id)
 
 
-def _hub_id(text: str) -> str | None:
+def _entry(text: str) -> CheckpointEntry | None:
     for entry in adapter_catalogue().values():
         if text.casefold() in (entry.name.casefold(), (entry.hub_id or "").casefold()):
-            return entry.hub_id
-    return text if HUB_ID.fullmatch(text) else None
+            return entry
+    return None
 
 
 def _of_folder(text: str, folder: Path) -> Reference:

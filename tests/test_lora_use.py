@@ -20,6 +20,7 @@ from promptgen.captioning.runs.settings import settings_digest
 from promptgen.cli import main
 from promptgen.florence2 import AdapterError, GenerationOptions
 from promptgen.models_cache import (
+    DownloadError,
     ModelManager,
     ModelNotFoundError,
     ensure_adapter,
@@ -228,6 +229,21 @@ def test_an_adapter_is_found_by_what_its_folder_is_called(
     assert find_adapter("beside") == tmp_path / "loras" / "beside"
     with pytest.raises(Exception, match=r"is not a whole LoRA adapter(.|\n)*adapter_config\.json"):
         ensure_adapter(tmp_path / "models" / "checkpoint")
+
+
+def test_an_adapter_of_the_catalogue_may_have_a_fixed_place(
+    adapters: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {
+        "My style": {"folder": adapters[0], "family": "lora"},
+        "Lost": {"folder": "nowhere", "hub_id": "someone/lost", "family": "lora"},
+    }
+    (tmp_path / "models.json").write_text(json.dumps(entries))
+    monkeypatch.setenv("PROMPTGEN_CATALOGUE", str(tmp_path / "models.json"))
+    assert find_adapter("my style") == ensure_adapter("My style") == Path(adapters[0])
+    assert find_adapter("Lost") is None
+    with pytest.raises(DownloadError, match=r"someone/lost is not on this computer(.|\n)*nowhere"):
+        ensure_adapter("Lost", offline=True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links in the Hub's cache")
