@@ -107,7 +107,7 @@ def _resolve(name: str | os.PathLike[str]) -> Reference:
         path = Path(text)
     if is_dir(path):
         return _of_folder(text, path.absolute())
-    if (local := local_adapters().get(text.strip())) is not None:
+    if (local := _local(text.strip())) is not None:
         return _of_folder(text, local)
     if looks_like_path(text):
         raise ModelNotFoundError(f"There is no folder {path}. " + _known(text), model=text)
@@ -122,6 +122,20 @@ def _resolve(name: str | os.PathLike[str]) -> Reference:
     if parent is not None and is_file(parent / folder_name / "config.json"):  # a checkpoint of that name
         folder_name = hub_id.replace("/", "--")
     return Reference(text, (folder_name,), hub_id)
+
+
+def _local(name: str) -> Path | None:
+    """What :func:`local_adapters` has under that name, without a look at the others: each batch asks for it
+    again, and there may be thousands, on a slow disk."""
+    parts = name.split("/")
+    if len(parts) > 2 or any(
+        part in ("", ".", "..", STATE_FOLDER) or Path(part).name != part for part in parts
+    ):
+        return None
+    for folder in dict.fromkeys([*search_folders(), *_registered]):
+        if is_file(folder.joinpath(*parts, ADAPTER.config)):
+            return folder.joinpath(*parts)
+    return None
 
 
 def _entry(text: str) -> CheckpointEntry | None:

@@ -231,6 +231,29 @@ def test_an_adapter_is_found_by_what_its_folder_is_called(
         ensure_adapter(tmp_path / "models" / "checkpoint")
 
 
+def test_an_adapter_is_found_without_a_look_at_all_others(
+    adapters: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTGEN_MODELS", str(tmp_path / "models"))
+    for number in range(40):
+        (tmp_path / "models" / f"other {number}").mkdir(parents=True)
+    shutil.copytree(adapters[0], tmp_path / "models" / "someone" / "style")
+    shutil.copytree(adapters[0], tmp_path / "outside")
+    looked_at = []
+    scandir = os.scandir
+
+    def spy(path: Any) -> Any:
+        looked_at.append(Path(path).name)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", spy)
+    assert find_adapter("someone/style") == tmp_path / "models" / "someone" / "style"
+    assert not [name for name in looked_at if name.startswith("other")]
+    for name in ("someone/../style", "x/..", "../outside", "someone/"):
+        with pytest.raises(ModelNotFoundError):
+            find_adapter(name)
+
+
 def test_an_adapter_of_the_catalogue_may_have_a_fixed_place(
     adapters: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
