@@ -307,7 +307,7 @@ def _where_to_put(reference: Reference, plain: list[Path]) -> str:
     if folders:
         return f"{_folder_in(download_folder() or folders[0], reference)}."
     return (
-        f"a folder called {name} wherever you like; then give its path as the model, or set PROMPTGEN_MODELS "
+        f"a folder called {name} wherever you like; then name it by its path, or set PROMPTGEN_MODELS "
         "to the folder that holds it."
     )
 
