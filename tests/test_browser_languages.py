@@ -108,7 +108,7 @@ def one_node(kind: str, values: list[Any]) -> dict[str, Any]:
 
 def saved_orders(kind: str) -> dict[str, list[Any]]:
     """The lists that the same settings were saved as; the first is the one that a replacement reads."""
-    values = dict(zip(WIDGETS[kind], range(100, 200), strict=False))
+    values = dict(zip(WIDGETS[kind], range(1, 100), strict=False))  # within what ours take
     if kind != TAGGER:
         return {"links not saved": [*values.values()], "links saved": ["", *values.values()]}
     *start, random_prompt, prefix, suffix, replace = {**values, "random_prompt": "always"}.values()

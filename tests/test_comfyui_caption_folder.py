@@ -189,8 +189,9 @@ def test_the_menus_offer_what_the_engine_has(host: Host) -> None:
         kind, options = host.object_info(node)["input"]["optional"][name]
         return list(options["options"] if kind == "COMBO" else kind), options
 
+    of_captions = list(Form)[: list(Form).index(Form.COCO)]  # the others hold regions
     for node, name, choices in [
-        ("PromptGenCaptionFolder", "form", Form),
+        ("PromptGenCaptionFolder", "form", of_captions),
         ("PromptGenCaptionFolder", "existing", Existing),
         ("PromptGenCaptionFolder", "same_stem", SameStem),
         ("PromptGenSaveCaptions", "mode", Existing),

@@ -132,6 +132,8 @@ def reasons(raw: str, kind: str) -> Iterator[str]:
     if kind == "bboxes":
         return
     if kind == "polygons":
+        if any("<" in label for label in labels):
+            yield "markup among outlines"
         for run in filter(None, runs):
             if not re.fullmatch(rf"{OBJECTS}|{RINGS}|(?:{LOC}){{1,3}}", run):
                 yield "an outline of less than three points, or beside <poly> … </poly>"
@@ -141,6 +143,8 @@ def reasons(raw: str, kind: str) -> Iterator[str]:
     if runs and not labels[0]:
         yield "no label"
     if kind == "ocr":
+        if not all(label.strip("\n") for label in labels[: len(runs)]):
+            yield "no label"
         if re.search(r"</?(?!loc_)[a-z]+>", re.sub(STRUCTURE, "", text)):
             yield "markup in a label"
         if not all(re.fullmatch(rf"(?:{LOC}){{8}}", run) for run in runs):
