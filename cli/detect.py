@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from .answer_flags import ASK, AnswerFlags, expand_flags
+from .answer_flags import ASK, expand_flags
 from .region_command import find_regions, reported
 from .region_flags import Images, RegionAnswerFlags, RegionFlags
 from .reporting import UsageError
@@ -53,9 +52,9 @@ def detect(
     """
 
     def work() -> None:
-        asked: AnswerFlags = flags
+        asked = flags
         if phrase is not None:
-            asked = with_input(flags, phrase, "--phrase")
+            asked = flags.with_input(phrase, "--phrase")
         named = asked.text_input is not None
         boxed = region is not None
         if (dense and not boxed) + proposals + named + boxed > 1:
@@ -64,7 +63,7 @@ def detect(
                 "--region with --dense."
             )
         if region is not None:
-            asked = with_input(flags, region, "--region")
+            asked = flags.with_input(region, "--region")
             instruction = "REGION_TO_DESCRIPTION" if dense else "REGION_TO_CATEGORY"
         elif named:
             instruction = "OPEN_VOCABULARY_DETECTION"
@@ -75,16 +74,3 @@ def detect(
         find_regions(instruction, image, asked, wanted)
 
     reported(flags, work)
-
-
-def with_input(flags: AnswerFlags, text: str, option: str) -> AnswerFlags:
-    """With a text input that was given by an option of another name.
-
-    Raises:
-        UsageError: there is nothing in it, or ``--text-input`` says something else.
-    """
-    if not text.strip():
-        raise UsageError(f"{option} is empty.")
-    if flags.text_input is not None and flags.text_input != text:
-        raise UsageError(f"{option} and --text-input are the same thing; give one of them.")
-    return replace(flags, text_input=text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import sys
 import tempfile
@@ -29,18 +28,18 @@ from ..captioning.runs.outputs import (
     columns_of,
 )
 from ..captioning.runs.stores import Place, as_place
-from ..captioning.runs.summary import summary
 from .answer_flags import ASK, OUTPUT, AnswerFlags, expand_flags
 from .cluster import workers_on_ray
 from .completion import complete_instruction
 from .devices import captioners_on
-from .reporting import FAILED, STOPPED, UsageError, configure_logging, reported_errors, say
+from .reporting import STOPPED, UsageError, configure_logging, reported_errors, say
+from .run_end import tell_report
 from .run_progress import RunTeller
 from .stopping import stop_on_signals
 
 if TYPE_CHECKING:
     from ..captioning import Captioner
-    from ..captioning.runs.run import Plan, RunOptions, RunReport
+    from ..captioning.runs.run import Plan, RunOptions
     from ..captioning.runs.workers import Workers
 
 _INPUT = "Which images"
@@ -342,7 +341,7 @@ def folder(
         if dry_run:
             _tell_plan(plan)
         else:
-            _tell_report(ended, _expanded(report), quiet=flags.quiet)
+            tell_report(ended, _expanded(report), quiet=flags.quiet)
 
 
 def _captioner(
@@ -453,37 +452,6 @@ def _kept_here(options: RunOptions, paths: Sequence[str]) -> RunOptions:
     named = [os.curdir if path == "-" else path for path in paths]
     output = replace(options.output, errors=errors_place(named, options.output))
     return replace(options, output=output, journal=options.journal or journal_place(named, options.output))
-
-
-def _tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
-    """What became of the run, and where the page about it is.
-
-    Raises:
-        typer.Exit: not every image has its captions.
-    """
-    if not quiet:
-        for line in summary(report):
-            say(line)
-    if page is not None and not quiet:
-        say(f"Report: {page}")
-    if report.too_many_errors:
-        say("Stopped, since more images have failed than --max-errors allows.")
-    if report.stopped or report.too_many_errors:
-        say(f"All that is done is kept. To go on: {_same_command()}")
-    if report.failed_before:
-        say("Images that failed before, and have not changed, are tried again with --retry-errors.")
-    if report.failed or report.failed_before:
-        say(f"Images that failed are listed in {report.errors}")
-    if report.stopped and not report.too_many_errors:
-        raise typer.Exit(STOPPED)
-    if not report.complete:
-        raise typer.Exit(FAILED)
-
-
-def _same_command() -> str:
-    """What goes on with this run."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--restart"]
-    return shlex.join(["promptgen", *arguments])
 
 
 def _tell_plan(plan: Plan) -> None:

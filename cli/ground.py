@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from .answer_flags import ASK, expand_flags
-from .detect import with_input
 from .region_command import find_regions, reported
 from .region_flags import Images, RegionAnswerFlags, RegionFlags
 from .reporting import UsageError
@@ -36,7 +35,7 @@ def ground(
     """
 
     def work() -> None:
-        asked = flags if text is None else with_input(flags, text, "--text")
+        asked = flags if text is None else flags.with_input(text, "--text")
         if not (asked.text_input or "").strip():
             raise UsageError("name the caption whose phrases are to be found: --text 'a cat on a red sofa'.")
         find_regions("CAPTION_TO_PHRASE_GROUNDING", image, asked, wanted)

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from .answer_flags import ASK, expand_flags
-from .detect import with_input
 from .region_command import find_regions, reported
 from .region_flags import Images, RegionAnswerFlags, RegionFlags
 from .reporting import UsageError
@@ -38,7 +37,7 @@ def ocr(
     """
 
     def work() -> None:
-        asked = flags if region is None else with_input(flags, region, "--region")
+        asked = flags if region is None else flags.with_input(region, "--region")
         if asked.text_input is not None and plain:
             raise UsageError("--plain is about the whole image, --region about a part; give one of them.")
         if asked.text_input is not None:

@@ -126,7 +126,7 @@ def _output_options(
 ) -> OutputOptions:
     """The files, besides a single one that grows with the answers if this is no run."""
     forms: tuple[Form, ...] = ()
-    output = None if wanted.output is None else wanted.output.expanduser()
+    output = wanted.place
     if form in _OF_A_RUN and (output is not None or form is RegionFormat.LABELME):
         forms = (_OF_A_RUN[form],)
     elif wanted.format is not None or output is not None:
@@ -152,14 +152,13 @@ def _output_options(
 
 def _run(output: OutputOptions, images: Sequence[str], flags: AnswerFlags, wanted: RegionFlags) -> None:
     from ..captioning.runs.run import FolderRun, RunOptions
-    from .folder import _tell_report
+    from .run_end import tell_report
     from .run_progress import RunTeller
     from .stopping import stop_on_signals
 
     if "-" in images:
         raise UsageError("'-' (paths from standard input) does not go with folders; name them alone.")
-    named = None if wanted.output is None else wanted.output.expanduser()
-    check_places(named, output.drawn, images, to_folder=output.names_folder)
+    check_places(wanted.place, output.drawn, images, to_folder=output.names_folder)
     for one in output.drawn:
         check_outside(one.folder, images, recursive=wanted.recursive)
     options = RunOptions(
@@ -176,7 +175,7 @@ def _run(output: OutputOptions, images: Sequence[str], flags: AnswerFlags, wante
     first = "Stopping after the images at hand. Ctrl-C again stops at once."
     with stop_on_signals(stop, first), RunTeller(quiet=flags.quiet, seconds=30.0) as teller:
         report = FolderRun(options, captioner, teller.progress, stop, teller.problem).run()
-    _tell_report(report, None, quiet=flags.quiet)
+    tell_report(report, None, quiet=flags.quiet)
 
 
 # ---- answers as they come
@@ -348,7 +347,7 @@ class _Files:
         self._outputs: list[Output] = []  # those that may be written to
         form = wanted.form()
         drawn = wanted.drawn(alone=paths is not None and len(paths) == 1)
-        output = wanted.output.expanduser() if wanted.output is not None else None
+        output = wanted.place
         per_picture = form in _PER_PICTURE
         check_places(output, drawn, paths or (), to_folder=per_picture)
         if paths is None or not (drawn or per_picture):
@@ -440,8 +439,8 @@ def _screen(stack: ExitStack, wanted: RegionFlags, flags: AnswerFlags, *, headin
     form = wanted.form()
     if form in _PER_PICTURE:
         return None
-    if wanted.output is not None:
-        stream = stack.enter_context(OutputFile(wanted.output.expanduser(), overwrite=wanted.overwrite))
+    if wanted.place is not None:
+        stream = stack.enter_context(OutputFile(wanted.place, overwrite=wanted.overwrite))
     elif sys.stdout is None:
         raise UsageError("standard output is closed; name a file with --output.")
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +45,18 @@ class RegionAnswerFlags(AnswerFlags):
     """The options of all captioning commands, with a checkpoint that finds regions."""
 
     model: Model = DEFAULT_REGION_MODEL
+
+    def with_input(self, text: str, option: str) -> RegionAnswerFlags:
+        """With a text input that was given by an option of another name.
+
+        Raises:
+            UsageError: there is nothing in it, or ``--text-input`` says something else.
+        """
+        if not text.strip():
+            raise UsageError(f"{option} is empty.")
+        if self.text_input is not None and self.text_input != text:
+            raise UsageError(f"{option} and --text-input are the same thing; give one of them.")
+        return replace(self, text_input=text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +188,11 @@ class RegionFlags:
             rich_help_panel=_FOLDERS,
         ),
     ] = False
+
+    @property
+    def place(self) -> Path | None:
+        """Where ``--output`` leads."""
+        return None if self.output is None else self.output.expanduser()
 
     def form(self) -> RegionFormat:
         """The form of the regions.

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from .answer_flags import ASK, expand_flags
-from .detect import with_input
 from .region_command import find_regions, reported
 from .region_flags import Images, RegionAnswerFlags, RegionFlags
 from .reporting import UsageError
@@ -46,9 +45,9 @@ def segment(
         if phrase is not None and region is not None:
             raise UsageError("--phrase and --region are different questions; give one of them.")
         if region is not None:
-            asked, instruction = with_input(flags, region, "--region"), "REGION_TO_SEGMENTATION"
+            asked, instruction = flags.with_input(region, "--region"), "REGION_TO_SEGMENTATION"
         else:
-            asked = flags if phrase is None else with_input(flags, phrase, "--phrase")
+            asked = flags if phrase is None else flags.with_input(phrase, "--phrase")
             instruction = "REFERRING_EXPRESSION_SEGMENTATION"
         if not (asked.text_input or "").strip():
             raise UsageError("name what to outline: --phrase 'the red car', or --region 10,20,200,300.")

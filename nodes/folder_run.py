@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..captioning import Captioner, CaptionOptions
+from ..captioning import CaptionOptions
 from ..captioning.instructions import check_text_input, find_instruction
 from ..captioning.runs.journal import JournalError
 from ..captioning.runs.outputs import (
@@ -36,7 +36,7 @@ from ..captioning.runs.summary import summary
 from . import host
 from .folders import SHOWN, folder_to_read, folder_to_write, printable, require_extension
 from .inputs import require_texts
-from .work import CaptionSettings
+from .work import CaptionSettings, ready_captioner
 
 logger = logging.getLogger(__name__)
 
@@ -147,12 +147,7 @@ def caption_folder(inputs: Mapping[str, Any]) -> Told:
     with _in_words_of_the_node(), host.folder_progress() as progress:
         model = CaptionSettings(**rest)
         options = settings.options(model.options())
-        choice = model.choice
-        host.prepare_checkpoint(choice.checkpoint)
-        captioner = Captioner(
-            choice.checkpoint, device=choice.device, dtype=choice.precision, manager=host.manager(),
-            loras=choice.loras,
-        )  # fmt: skip
+        captioner = ready_captioner(model.choice)
         problems = _Problems()
 
         def on_progress(at: RunProgress) -> None:

@@ -42,7 +42,7 @@ from ..models_cache import find_entry, free_bytes
 from . import host
 from .inputs import frames, no_images, require_texts
 from .model import ModelChoice
-from .work import Work, caption_all
+from .work import Settings, Work, caption_all
 
 if TYPE_CHECKING:
     import numpy
@@ -57,32 +57,17 @@ _SPECK = 1e-4  # of a mask: smaller parts are what a brush has left
 
 
 @dataclass(frozen=True)
-class VisionSettings:
-    """What the engine is asked, besides the instruction. The defaults are those of the nodes."""
+class VisionSettings(Settings):
+    """What the engine is asked, besides the instruction."""
 
     checkpoint: str = DEFAULT_REGION_MODEL
-    model: ModelChoice | None = None
-    text_input: str | None = (
-        None  # a phrase, a question, or regions ("": there are none); None: none is taken
-    )
-    num_beams: int = 3
-    max_new_tokens: int = 1024
+    # a phrase, a question, or regions ("": there are none); None: none is taken
+    text_input: str | None = None
     vision: VisionOptions = field(default_factory=VisionOptions)
 
-    @property
-    def choice(self) -> ModelChoice:
-        """The model: a connected one wins."""
-        return self.model or ModelChoice(self.checkpoint)
-
     def options(self) -> CaptionOptions:
-        """As the engine takes them.
-
-        Raises:
-            ValueError: a value is outside its range, or of another kind.
-        """
+        """See :meth:`.Settings.options`."""
         require_texts(checkpoint=self.checkpoint)
-        if not isinstance(self.choice, ModelChoice):
-            raise ValueError("The model input takes what the PromptGen Model node gives.")
         generation = GenerationOptions(num_beams=self.num_beams, max_new_tokens=self.max_new_tokens)
         return CaptionOptions(generation=generation, text_input=self.text_input, vision=self.vision)
 

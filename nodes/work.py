@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..captioning import (
     Captioner,
@@ -29,12 +29,27 @@ if TYPE_CHECKING:
     import torch
 
 
-class Settings(Protocol):
-    """Which model, and what it is asked besides the instruction. Equal ones are worked on together."""
+@dataclass(frozen=True)
+class Settings:
+    """Which model, and what it is asked besides the instruction. Equal ones are worked on together. The
+    defaults are those of the nodes."""
+
+    checkpoint: str = DEFAULT_MODEL
+    model: ModelChoice | None = None
+    num_beams: int = 3
+    max_new_tokens: int = 1024
 
     @property
     def choice(self) -> ModelChoice:
-        """The model."""
+        """The model: a connected one wins.
+
+        Raises:
+            ValueError: what is connected is none.
+        """
+        choice = self.model or ModelChoice(self.checkpoint)
+        if not isinstance(choice, ModelChoice):
+            raise ValueError("The model input takes what the PromptGen Model node gives.")
+        return choice
 
     def options(self) -> CaptionOptions:
         """As the engine takes them.
@@ -42,16 +57,13 @@ class Settings(Protocol):
         Raises:
             ValueError: a value is outside its range, or of another kind.
         """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class CaptionSettings:
-    """Everything but the picture. The defaults are those of the nodes."""
+class CaptionSettings(Settings):
+    """Everything but the picture."""
 
-    checkpoint: str = DEFAULT_MODEL
-    model: ModelChoice | None = None
-    num_beams: int = 3
-    max_new_tokens: int = 1024
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int = 50
@@ -63,17 +75,8 @@ class CaptionSettings:
     replace: str = ""
     underscores: str = "keep"
 
-    @property
-    def choice(self) -> ModelChoice:
-        """The model: a connected one wins."""
-        return self.model or ModelChoice(self.checkpoint)
-
     def options(self) -> CaptionOptions:
-        """As the engine takes them.
-
-        Raises:
-            ValueError: a value is outside its range, or of another kind.
-        """
+        """See :meth:`Settings.options`."""
         require_texts(
             checkpoint=self.checkpoint,
             prefix=self.prefix,
@@ -82,8 +85,6 @@ class CaptionSettings:
             replace=self.replace,
             underscores=self.underscores,
         )
-        if not isinstance(self.choice, ModelChoice):
-            raise ValueError("The model input takes what the PromptGen Model node gives.")
         generation = GenerationOptions(
             num_beams=self.num_beams,
             max_new_tokens=self.max_new_tokens,
@@ -112,6 +113,20 @@ class Work:
     settings: Settings
 
 
+def ready_captioner(choice: ModelChoice) -> Captioner:
+    """A captioner whose checkpoint is there.
+
+    Raises:
+        ModelFilesError: it cannot be had.
+        InterruptProcessingException: the user cancelled its download.
+    """
+    host.prepare_checkpoint(choice.checkpoint)
+    return Captioner(
+        choice.checkpoint, device=choice.device, dtype=choice.precision, manager=host.manager(),
+        loras=choice.loras,
+    )  # fmt: skip
+
+
 def caption_all(work: Sequence[Work]) -> list[tuple[Result, ...]]:
     """Caption all pictures of all batches, neighbours with equal settings together.
 
@@ -131,12 +146,7 @@ def caption_all(work: Sequence[Work]) -> list[tuple[Result, ...]]:
             pictures, key=lambda picture: (picture[1].instructions, picture[1].settings)
         ):
             options = settings.options()
-            choice = settings.choice
-            host.prepare_checkpoint(choice.checkpoint)
-            captioner = Captioner(
-                choice.checkpoint, device=choice.device, dtype=choice.precision, manager=host.manager(),
-                loras=choice.loras,
-            )  # fmt: skip
+            captioner = ready_captioner(settings.choice)
             images = [frame for frame, _ in group]
             for answer in captioner.stream(images, instructions, options, progress.on_step):
                 if answer.exception is not None:

@@ -12,9 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from promptgen.cli import main
@@ -23,6 +22,7 @@ from promptgen.cli.reporting import CommandError
 from promptgen.cli.writers import JsonWriter
 from promptgen.florence2.processor import has_int8
 
+from .command_line import Ended, Promptgen
 from .hub_server import running_hub
 
 REFERENCE = Path(__file__).parent / "data" / "florence2-tiny-original"
@@ -36,35 +36,6 @@ QUICK = (
 )  # fmt: skip
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals, pipes and terminals as POSIX has them")
-
-
-class Ended(NamedTuple):
-    """How a run of the command ended."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-Promptgen = Callable[..., Ended]
-
-
-@pytest.fixture
-def promptgen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Promptgen:
-    """Runs the command in this process, which has torch loaded already."""
-
-    def run(*arguments: object, stdin: bytes = b"") -> Ended:
-        monkeypatch.setattr(sys, "argv", ["promptgen", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capfd.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as exit:
-            status = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
-        return Ended(status, *capfd.readouterr())
-
-    return run
 
 
 def published_text(image: str, instruction: str, settings: dict[str, Any] = GREEDY) -> str:

@@ -7,52 +7,22 @@ import io
 import json
 import os
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from promptgen.captioning import Captioner, Region, draw_masks, draw_overlay, open_image
 from promptgen.captioning.vision_options import DEFAULT_REGION_MODEL
-from promptgen.cli import main
+
+from .command_line import Ended, Promptgen
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 REFERENCE = Path(__file__).parent / "data" / "florence2-tiny-original"
 QUICK = ("--device", "cpu", "--dtype", "fp32", "--num-beams", 1)
 DEMO = ("--model", "demo", *QUICK)
 SHAPES = ["circle", "heart", "square"]  # of circle-heart-square.png
-
-
-class Ended(NamedTuple):
-    """How a run of the command ended."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-Promptgen = Callable[..., Ended]
-
-
-@pytest.fixture
-def promptgen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Promptgen:
-    """Runs the command in this process, which has torch loaded already."""
-
-    def run(*arguments: object, stdin: bytes = b"") -> Ended:
-        monkeypatch.setattr(sys, "argv", ["promptgen", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capfd.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as exit:
-            status = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
-        return Ended(status, *capfd.readouterr())
-
-    return run
 
 
 @pytest.fixture

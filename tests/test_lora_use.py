@@ -17,7 +17,6 @@ import pytest
 import torch
 from promptgen.captioning import Captioner, CaptionOptions, FeatureCache
 from promptgen.captioning.runs.settings import settings_digest
-from promptgen.cli import main
 from promptgen.florence2 import AdapterError, GenerationOptions
 from promptgen.models_cache import (
     DownloadError,
@@ -34,6 +33,7 @@ from promptgen.models_cache.placement import DirectPlacement
 
 from .adapters import save_adapter
 from .checkpoints import REFERENCE, copy_reference
+from .command_line import Promptgen
 from .hub_server import running_hub
 
 PICTURE = REFERENCE / "images" / "03.png"
@@ -350,28 +350,13 @@ def test_the_sum_of_strengths_is_a_number(manager: ModelManager, adapters: list[
     assert manager.loaded() == []
 
 
-@pytest.fixture
-def promptgen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["promptgen", *map(str, arguments)])
-        capfd.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as exit:
-            status = exit.code if isinstance(exit.code, int) else 0
-        return (status, *capfd.readouterr())
-
-    return run
-
-
 QUICK = (
     "-m", REFERENCE, "--device", "cpu", "--dtype", "fp32", "--num-beams", 1, "--max-new-tokens", 12, "-i",
     "CAPTION",
 )  # fmt: skip
 
 
-def test_the_command_adds_adapters(promptgen: Any, manager: ModelManager, adapters: list[str]) -> None:
+def test_the_command_adds_adapters(promptgen: Promptgen, manager: ModelManager, adapters: list[str]) -> None:
     first, second = adapters
     for given, loras in (
         ([], []),
@@ -383,7 +368,7 @@ def test_the_command_adds_adapters(promptgen: Any, manager: ModelManager, adapte
         assert json.loads(out)[0]["raw"] == text(manager, *loras)
 
 
-def test_the_command_says_what_is_wrong_with_an_adapter(promptgen: Any, adapters: list[str]) -> None:
+def test_the_command_says_what_is_wrong_with_an_adapter(promptgen: Promptgen, adapters: list[str]) -> None:
     status, _, err = promptgen("caption", PICTURE, *QUICK, "--lora", "nowhere")
     assert status != 0
     assert "No LoRA 'nowhere' is known" in err
@@ -397,7 +382,7 @@ def test_the_command_says_what_is_wrong_with_an_adapter(promptgen: Any, adapters
 
 
 def test_a_folder_run_does_again_what_another_adapter_has_done(
-    promptgen: Any, adapters: list[str], tmp_path: Path
+    promptgen: Promptgen, adapters: list[str], tmp_path: Path
 ) -> None:
     shutil.copy(PICTURE, tmp_path / "a.png")
     command = ("folder", tmp_path, *QUICK, "--existing", "overwrite")

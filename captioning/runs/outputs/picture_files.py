@@ -24,7 +24,7 @@ from ..stores.paths import Place
 from ..stores.reading import open_object
 from .base import Mark, OnProblem, OutputError, SaveMark
 from .disk import Disk, place_for, telling, temporary_of
-from .sidecar import _below, _stem
+from .sidecar import path_below, stem_of
 
 __all__ = ["DrawnFiles", "LabelMeFiles", "PictureFiles", "YoloFiles", "regions_in"]
 
@@ -143,7 +143,7 @@ class PictureFiles:
         if self._file is not None:
             return self._file
         if self._folder is not None:
-            place = self._folder / self._content.below / _below(picture.relative)
+            place = self._folder / self._content.below / path_below(picture.relative)
         elif picture.path is not None:
             place = picture.path
         else:
@@ -151,7 +151,8 @@ class PictureFiles:
                 f"{picture.name!r} is no file of this machine, so that its {self._kind} cannot lie beside "
                 "it. Name a folder for them."
             )
-        return place.with_name((place.name if self._full_name else _stem(place.name)) + self._content.suffix)
+        stem = place.name if self._full_name else stem_of(place.name)
+        return place.with_name(f"{stem}{self._content.suffix}")
 
     # ---- what
 

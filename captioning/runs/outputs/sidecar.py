@@ -143,7 +143,7 @@ class Sidecars:
     def _place(self, picture: Item | Record, extension: str) -> Place:
         place: Place
         if self._folder is not None:
-            place = self._folder / _below(picture.relative)
+            place = self._folder / path_below(picture.relative)
         elif picture.path is not None:
             place = picture.path
         elif picture.url is not None:
@@ -158,7 +158,7 @@ class Sidecars:
                 f"{picture.name!r} lies in a shard or a table, where no caption file can lie beside it. "
                 "Name a folder for them with --output-dir, or choose another --format."
             )
-        stem = place.name if self._full_name else _stem(place.name)
+        stem = place.name if self._full_name else stem_of(place.name)
         return place.with_name(f"{stem}.{extension}")
 
     # ---- what
@@ -310,13 +310,13 @@ def _digest(found: Found) -> str | None:
     return hashlib.sha256(found.content).hexdigest()
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """The name without its last extension; all of it where there is nothing before the dot."""
     stem, dot, _ = name.rpartition(".")
     return stem if dot and stem.strip(".") else name
 
 
-def _below(relative: Path) -> PurePath:
+def path_below(relative: Path) -> PurePath:
     """A path that leads below the folder that it is put to.
 
     Raises:

@@ -19,7 +19,7 @@ from .existing import Existing
 from .extent import Extent
 from .samples import Samples
 from .texts import Column
-from .webdataset import ShardLimits, Shards, Standing, from_mark, to_mark
+from .webdataset import PictureGoneError, ShardLimits, Shards, Standing, from_mark, to_mark
 
 __all__ = ["StoredShards"]
 
@@ -175,19 +175,13 @@ class StoredShards(Shards):
         self._standing = Standing(first=old.number, number=old.number)
         objects = [self._object(number).url for number in range(old.first, old.number)]
         with Samples([functools.partial(open_seekable, url) for url in objects]) as samples:
-            for record in records():
-                if self._takes(record):
-                    try:
-                        picture = self._picture_again(record, samples)
-                    except OSError as error:
-                        self._on_problem(
-                            record.name,
-                            f"the shards keep outdated samples: this picture cannot be read again: {error}",
-                        )
-                        self.close()
-                        self._standing, self._mark = old, old_mark
-                        return
+            try:
+                for record, picture in self._with_pictures(records(), samples):
                     self._add(record, picture)
+            except PictureGoneError:
+                self.close()
+                self._standing, self._mark = old, old_mark
+                return
         self._put_last()
         save(self._mark)
         self._remove(iter(range(old.first, old.number)))

@@ -60,6 +60,10 @@ class Standing:
     taken: int = 0  # records, also those whose picture could not be read
 
 
+class PictureGoneError(Exception):
+    """A picture whose sample is to be written anew cannot be read any more."""
+
+
 class Shards:
     """``PREFIX-000000.tar``, ``PREFIX-000001.tar`` and so on, which grow with the run.
 
@@ -264,6 +268,24 @@ class Shards:
         there = samples.picture(self._described(record))
         return self._picture(replace(record, plans={})) if there is None else there
 
+    def _with_pictures(self, records: Iterator[Record], samples: Samples) -> Iterator[tuple[Record, bytes]]:
+        """Those that have samples, each with its picture.
+
+        Raises:
+            PictureGoneError: one cannot be read any more, which has been told.
+        """
+        for record in records:
+            if self._takes(record):
+                try:
+                    picture = self._picture_again(record, samples)
+                except OSError as error:
+                    self._on_problem(
+                        record.name,
+                        f"the shards keep outdated samples: this picture cannot be read again: {error}",
+                    )
+                    raise PictureGoneError(record.name) from error
+                yield record, picture
+
     # ---- shards
 
     def _shard(self, number: int) -> Path:
@@ -384,20 +406,14 @@ class Shards:
         drafts._standing = Standing(first=old.first, number=old.first)
         samples = Samples(shards)
         try:
-            for record in records():
-                if self._takes(record):
-                    try:
-                        picture = self._picture_again(record, samples)
-                    except OSError as error:
-                        self._on_problem(
-                            record.name,
-                            f"the shards keep outdated samples: this picture cannot be read again: {error}",
-                        )
-                        drafts.close()
-                        for number in drafts._numbers():
-                            drafts._shard(number).unlink()
-                        return
+            try:
+                for record, picture in self._with_pictures(records(), samples):
                     drafts._add(record, picture)
+            except PictureGoneError:
+                drafts.close()
+                for number in drafts._numbers():
+                    drafts._shard(number).unlink()
+                return
             new = from_mark(drafts.commit())
             drafts._end_shard()
             save({**to_mark(old), "next": to_mark(new)})

@@ -1,0 +1,47 @@
+"""How a run over many pictures has ended, told with what to do next, and as an exit status."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..captioning.runs.summary import summary
+from .reporting import FAILED, STOPPED, say
+
+if TYPE_CHECKING:
+    from ..captioning.runs.run import RunReport
+
+
+def tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
+    """What became of the run, and where the page about it is.
+
+    Raises:
+        typer.Exit: not every image has its captions.
+    """
+    if not quiet:
+        for line in summary(report):
+            say(line)
+    if page is not None and not quiet:
+        say(f"Report: {page}")
+    if report.too_many_errors:
+        say("Stopped, since more images have failed than --max-errors allows.")
+    if report.stopped or report.too_many_errors:
+        say(f"All that is done is kept. To go on: {_same_command()}")
+    if report.failed_before:
+        say("Images that failed before, and have not changed, are tried again with --retry-errors.")
+    if report.failed or report.failed_before:
+        say(f"Images that failed are listed in {report.errors}")
+    if report.stopped and not report.too_many_errors:
+        raise typer.Exit(STOPPED)
+    if not report.complete:
+        raise typer.Exit(FAILED)
+
+
+def _same_command() -> str:
+    """What goes on with this run."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--restart"]
+    return shlex.join(["promptgen", *arguments])
