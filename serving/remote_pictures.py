@@ -1,0 +1,306 @@
+"""Pictures from elsewhere: only from hosts that the server was told of, and never from its own network.
+
+A name is resolved once, every address it has is checked, and the connection is made to a checked address, so
+that a name that means another address a moment later (DNS rebinding) gains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin
+
+from .errors import BadRequestError, BodyTooLargeError
+from .settings import Limits
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+__all__ = ["RemotePictures", "is_public"]
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]  # host, port → its addresses
+
+_HOST = re.compile(r"(?P<below>\*\.)?(?P<name>[\w.-]+)(:(?P<port>[0-9]{1,5}))?")
+_PORTS = {"http": 80, "https": 443}
+_REDIRECTS = 3
+_AT_A_TIME = 8  # downloads, of all requests together
+_SECONDS = 30.0  # for a picture, from its name to its last byte
+_CONNECT_SECONDS = 5.0
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # NAT64 and IPv4-mapped addresses lie outside
+_SPECIAL = tuple(  # that carry another address, or that older Pythons take for public
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2002::/16", "3fff::/20"))
+)
+
+
+class RemotePictures:
+    """Fetches pictures by their addresses.
+
+    Args:
+        hosts: names that may be fetched from: ``example.com``, ``*.example.com`` for all below it; either
+            with ``:PORT`` if that is not 80 (http) or 443 (https).
+        limits: how many bytes the pictures of one request may have together.
+        resolve: from a host's name to its addresses.
+        reachable: networks that may be connected to although they are not public.
+        seconds: that one picture may take.
+
+    Raises:
+        ValueError: one of ``hosts`` is something else.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        limits: Limits,
+        *,
+        resolve: Resolver | None = None,
+        reachable: Sequence[Network] = (),
+        seconds: float = _SECONDS,
+    ) -> None:
+        self._hosts = tuple(map(_Host.of, hosts))
+        self._most = limits.body_bytes
+        self._resolve = resolve or _resolve
+        self._reachable = tuple(reachable)
+        self._seconds = seconds
+        self._turns = asyncio.Semaphore(_AT_A_TIME)
+
+    async def fetch(self, urls: Sequence[str]) -> list[bytes]:
+        """The bodies of ``urls``, in order.
+
+        Raises:
+            BadRequestError: one may not be fetched, or cannot.
+            BodyTooLargeError: together they are too large.
+        """
+        if urls and not self._hosts:
+            raise BadRequestError(
+                "This server fetches no pictures from elsewhere. Send the image file itself, as a data URI:"
+                " data:image/jpeg;base64,..."
+            )
+        room = _Room(self._most)
+        tasks = [asyncio.ensure_future(self._fetch(url, room)) for url in urls]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # one has failed, or nobody waits any more
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _fetch(self, url: str, room: _Room) -> bytes:
+        async with self._turns:
+            try:
+                return await asyncio.wait_for(self._follow(url, room), self._seconds)
+            except asyncio.TimeoutError as error:
+                raise _failed(url, f"it took longer than {self._seconds:g} s") from error
+
+    async def _follow(self, url: str, room: _Room) -> bytes:
+        """The picture at ``url``, or at where that leads to, with the same checks at every step."""
+        for _ in range(_REDIRECTS + 1):
+            place = self._place(url)
+            answer = await self._get(place, room)
+            if isinstance(answer, bytes):
+                return answer
+            try:
+                url = urljoin(url, answer)
+            except ValueError as error:
+                raise _failed(url, "it redirects to what is no address") from error
+        raise _failed(url, f"more than {_REDIRECTS} redirects")
+
+    def _place(self, url: str) -> _Place:
+        """What ``url`` names, if it may be fetched at all."""
+        import httpx
+
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise BadRequestError(f"{_shown(url)} is no valid address: {error}.") from error
+        if parsed.scheme not in _PORTS or not parsed.host:
+            raise BadRequestError(f"{_shown(url)}: pictures come as data URIs, or from http and https.")
+        if parsed.userinfo:
+            raise BadRequestError(f"{parsed.scheme}://…@{parsed.host}: leave the user name and password out.")
+        place = _Place(parsed, parsed.raw_host.decode("ascii").lower().rstrip("."))
+        if not any(host.has(place) for host in self._hosts):
+            allowed = ", ".join(host.given for host in self._hosts)
+            raise BadRequestError(
+                f"{_shown(url)}: this server fetches pictures only from {allowed}. Send the image file"
+                " itself, as a data URI."
+            )
+        return place
+
+    async def _get(self, place: _Place, room: _Room) -> bytes | str:
+        """The body of a place, or the address that it redirects to."""
+        import httpx
+
+        refused: Exception = OSError("no address")
+        for address in await self._addresses(place):
+            try:
+                return await self._get_from(address, place, room)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                refused = error  # the host may have others
+            except httpx.HTTPError as error:
+                raise _failed(place.url, _reason(error)) from error
+        raise _failed(place.url, f"its host cannot be reached ({_reason(refused)})") from refused
+
+    async def _addresses(self, place: _Place) -> list[Address]:
+        """All addresses of the host, if all may be connected to."""
+        try:
+            found = [ipaddress.ip_address(one) for one in await self._resolve(place.host, place.port)]
+        except (OSError, UnicodeError) as error:
+            raise _failed(place.url, "its host has no address") from error
+        for address in found:
+            if not is_public(address) and not any(address in network for network in self._reachable):
+                raise BadRequestError(
+                    f"{_shown(place.url)}: its host has an address that is not public, and such are never"
+                    " connected to. Send the image file itself, as a data URI."
+                )
+        return found
+
+    async def _get_from(self, address: Address, place: _Place, room: _Room) -> bytes | str:
+        import httpx
+
+        host = f"[{address}]" if address.version == 6 else str(address)
+        headers = {
+            "Host": place.url.netloc.decode("ascii"),
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",  # nothing that could grow
+            "User-Agent": "promptgen",
+        }
+        timeout = httpx.Timeout(self._seconds, connect=_CONNECT_SECONDS)
+        # no proxies, cookies or passwords of this machine's user
+        async with (
+            httpx.AsyncClient(verify=self._certificates, trust_env=False, timeout=timeout) as client,
+            client.stream(
+                "GET",
+                place.url.copy_with(host=host, fragment=None),
+                headers=headers,
+                extensions={"sni_hostname": place.host},  # whose certificate it must be
+            ) as response,
+        ):
+            if response.has_redirect_location:
+                return response.headers["Location"]
+            if response.status_code != 200:
+                raise _failed(place.url, f"the answer was {response.status_code}")
+            return await _body(response, place.url, room)
+
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        """Those that httpx trusts, or those of $SSL_CERT_FILE or $SSL_CERT_DIR."""
+        import httpx
+
+        return httpx.create_ssl_context()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a picture is."""
+
+    url: httpx.URL
+    host: str  # ASCII, lower case
+
+    @property
+    def port(self) -> int:
+        return _PORTS[self.url.scheme] if self.url.port is None else self.url.port
+
+
+@dataclass(frozen=True)
+class _Host:
+    """One entry of the server's list."""
+
+    given: str
+    name: str  # ASCII, lower case
+    below: bool  # whether those are meant whose names end with a dot and this one
+    port: int | None  # None: the scheme's own
+
+    @classmethod
+    def of(cls, given: str) -> _Host:
+        match = _HOST.fullmatch(given.strip())
+        try:
+            if match is None or int(match["port"] or 1) not in range(1, 1 << 16):
+                raise ValueError(given)
+            name = match["name"].rstrip(".").encode("idna").decode("ascii").lower()
+        except ValueError as error:
+            raise ValueError(
+                f"{given!r} is no host to fetch pictures from; write example.com, *.example.com or"
+                " example.com:8080."
+            ) from error
+        return cls(given.strip(), name, bool(match["below"]), int(match["port"]) if match["port"] else None)
+
+    def has(self, place: _Place) -> bool:
+        if place.port != (_PORTS[place.url.scheme] if self.port is None else self.port):
+            return False
+        return place.host.endswith(f".{self.name}") if self.below else place.host == self.name
+
+
+class _Room:
+    """How many bytes may still come, for all pictures of a request."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._left = most
+
+    def check(self, nbytes: int) -> None:
+        """Raises BodyTooLargeError if there is not room for so many."""
+        if nbytes > self._left:
+            raise BodyTooLargeError(
+                f"The pictures at the given addresses have more than {self._most} bytes together, the most"
+                " that this server takes."
+            )
+
+    def take(self, nbytes: int) -> None:
+        self.check(nbytes)
+        self._left -= nbytes
+
+
+async def _body(response: httpx.Response, url: httpx.URL, room: _Room) -> bytes:
+    """The bytes of an answer, as they are on the wire, while there is room for them."""
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise _failed(url, "the answer is compressed, which was not asked for")
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal():
+        room.check(int(length))
+    body = bytearray()
+    async for part in response.aiter_raw():
+        room.take(len(part))
+        body += part
+    return bytes(body)
+
+
+def is_public(address: Address) -> bool:
+    """Whether it is an address of the internet, and one that carries no other address in it."""
+    if address.version == 6 and address not in _GLOBAL_UNICAST:
+        return False
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return False
+    return not any(address in network for network in _SPECIAL)
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host, as the system knows them, each once.
+
+    Raises:
+        OSError: it has none.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(one[4][0]) for one in found))
+
+
+def _failed(url: object, reason: str) -> BadRequestError:
+    return BadRequestError(f"The picture {_shown(url)} cannot be had: {reason}.")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _shown(url: object) -> str:
+    """An address for a message: not all of a long one, and nothing that ends a line."""
+    text = "".join(character if character.isprintable() else "?" for character in str(url))
+    return text if len(text) <= 100 else text[:99] + "…"
