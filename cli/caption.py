@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from ..captioning.captioner import DEFAULT_INSTRUCTION
-from .answer_flags import ASK, OUTPUT, AnswerFlags, expand_flags
+from .answer_flags import AnswerFlags
 from .choices import Format
 from .completion import complete_instruction
+from .expand_flags import expand_flags
 from .image_arguments import expand_images
 from .output_file import OutputFile
 from .progress import progress_over
+from .question_flags import ASK, OUTPUT
 from .records import records_of
 from .reporting import FAILED, UsageError, configure_logging, reported_errors, say, say_error
 from .streams import is_terminal

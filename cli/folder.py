@@ -28,10 +28,12 @@ from ..captioning.runs.outputs import (
     columns_of,
 )
 from ..captioning.runs.stores import Place, as_place
-from .answer_flags import ASK, OUTPUT, AnswerFlags, expand_flags
+from .answer_flags import AnswerFlags
 from .cluster import workers_on_ray
 from .completion import complete_instruction
 from .devices import captioners_on
+from .expand_flags import expand_flags
+from .question_flags import ASK, OUTPUT
 from .reporting import STOPPED, UsageError, configure_logging, reported_errors, say
 from .run_end import tell_report
 from .run_progress import RunTeller

@@ -10,8 +10,9 @@ import typer
 
 from ..captioning.runs.outputs import SameStem
 from ..captioning.vision_options import DEFAULT_REGION_MODEL
-from .answer_flags import OUTPUT, AnswerFlags, Model
+from .answer_flags import AnswerFlags, Model
 from .choices import RegionFormat
+from .question_flags import OUTPUT
 from .reporting import UsageError
 
 if TYPE_CHECKING:

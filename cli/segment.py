@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .answer_flags import ASK, expand_flags
+from .expand_flags import expand_flags
+from .question_flags import ASK
 from .region_command import find_regions, reported
 from .region_flags import Images, RegionAnswerFlags, RegionFlags
 from .reporting import UsageError
