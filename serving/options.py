@@ -1,0 +1,171 @@
+"""The options of a request: one flat object, named and understood as on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..captioning import CaptionOptions, GenerationOptions, TagOptions, TileOptions, VisionOptions
+from .errors import BadRequestError
+from .settings import Limits
+from .strict import Strict
+
+__all__ = ["AnswerOptions"]
+
+LONGEST_TEXT = 10_000  # characters
+_OWN = "Default: the checkpoint's own setting."
+
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+Texts = Annotated[list[Text], Field(max_length=1000)]
+
+
+class AnswerOptions(Strict):
+    """Everything that shapes an answer besides the picture, the instruction and the model.
+
+    ``null`` is the same as leaving an option out. The ranges are narrower than the command line's where
+    numbers beyond them would only break the arithmetic.
+    """
+
+    num_beams: int | None = Field(
+        None, ge=1, description=f"Beams of the beam search; 1 is greedy. {_OWN}", examples=[1]
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, description=f"Longest answer, in tokens. {_OWN}", examples=[256]
+    )
+    min_new_tokens: int | None = Field(None, ge=0, le=1024, description=f"Shortest answer, in tokens. {_OWN}")
+    do_sample: bool | None = Field(None, description=f"Draw tokens at random. {_OWN}")
+    temperature: float | None = Field(
+        None, ge=0.01, le=100, description=f"With do_sample: above 1 wilder, below 1 tamer. {_OWN}"
+    )
+    top_k: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description=f"With do_sample: only the K likeliest tokens; 0 is off. {_OWN}",
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description=f"With do_sample: only the likeliest tokens that sum to P. {_OWN}"
+    )
+    repetition_penalty: float | None = Field(
+        None, ge=0.01, le=100, description=f"Above 1 discourages tokens already used; 1 is off. {_OWN}"
+    )
+    length_penalty: float | None = Field(
+        None, ge=-10, le=10, description=f"With beams: above 0 prefers longer answers. {_OWN}"
+    )
+    no_repeat_ngram_size: int | None = Field(
+        None, ge=0, le=1024, description=f"No run of N tokens twice; 0 is off. {_OWN}"
+    )
+    early_stopping: bool | Literal["never"] | None = Field(
+        None, description=f"When beam search stops: true, false or never. {_OWN}"
+    )
+    seed: int | None = Field(
+        None, ge=0, le=2**64 - 1, description="With do_sample: repeat the same draws. Default: fresh ones."
+    )
+    text_input: Text | None = Field(
+        None,
+        description="For instructions that take one: a text, such as the phrase to locate; or a region as"
+        " x0,y0,x1,y1 in pixels or in fractions of the picture, several with ; between them.",
+    )
+    background: Annotated[str, Field(max_length=100)] | None = Field(
+        "white", description="Colour behind transparent pixels: a name or #RRGGBB.", examples=["#808080"]
+    )
+    prefix: Text | None = Field("", description="Put before every answer.")
+    suffix: Text | None = Field("", description="Put after every answer.")
+    exclude: Text | Texts | None = Field(
+        None,
+        description="Tags to leave out, with commas between them or as a list; * stands for any characters.",
+        examples=["simple background, *hair"],
+    )
+    replace: Text | Texts | None = Field(
+        None,
+        description="Whole tags or whole words to replace, OLD:NEW, with ; between them or as a list; an"
+        " empty NEW takes them out.",
+        examples=["photo:picture;blurry:"],
+    )
+    underscores: Literal["keep", "spaces", "underscores"] | None = Field(
+        "keep", description="What becomes of those in tags: long_hair is long hair with spaces; ^_^ stays."
+    )
+    escape_parentheses: bool | None = Field(
+        None, description=r"In tags: true writes \( \), false ( ). Default: as the model wrote them."
+    )
+    deduplicate: bool | None = Field(False, description="Drop repeated tags.")
+    scores: bool | None = Field(False, description="Say how sure the model is of each region, 0–1.")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="Leave out regions that score below. Default: none is left out."
+    )
+    max_regions: int | None = Field(
+        None, ge=1, description="Of each answer only the N best-scored regions. Default: all."
+    )
+    nms: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Non-maximum suppression: of two boxes of one label that overlap more than this"
+        " (intersection over union), only the better-scored. Default: all.",
+    )
+    tile: Literal["auto"] | Annotated[int, Field(ge=32)] | None = Field(
+        None,
+        description="Look for small things and words in large pictures: in overlapping tiles with sides of so"
+        " many pixels; auto is twice the side of what the checkpoint sees. Default: no tiles.",
+        examples=["auto"],
+    )
+    tile_overlap: float | None = Field(
+        None, ge=0, le=0.75, description="With tile: the part of its side that the next one shares; 0.25."
+    )
+    tiles_only: bool | None = Field(
+        False, description="With tile: do not look at the whole picture as well, where there are tiles."
+    )
+
+    def caption_options(self, limits: Limits) -> CaptionOptions:
+        """The engine's options.
+
+        Raises:
+            BadRequestError: a value is above the server's limit, or two contradict each other.
+        """
+        most = {"num_beams": limits.beams, "max_new_tokens": limits.new_tokens}
+        for name, limit in most.items():
+            if (getattr(self, name) or 0) > limit:
+                raise BadRequestError(f"{name} is {getattr(self, name)}; this server allows at most {limit}.")
+        names = {field.name for field in fields(GenerationOptions)} & set(AnswerOptions.model_fields)
+        try:
+            return CaptionOptions(
+                generation=GenerationOptions(**{name: getattr(self, name) for name in names}),
+                tags=TagOptions(
+                    prefix=self.prefix or "",
+                    suffix=self.suffix or "",
+                    exclude=_joined(self.exclude, ","),
+                    replace=_joined(self.replace, ";"),
+                    underscores=self.underscores or "keep",
+                    escape_parentheses=self.escape_parentheses,
+                    deduplicate=bool(self.deduplicate),
+                ),
+                text_input=self.text_input,
+                background=_colour(self.background),
+                vision=VisionOptions(
+                    bool(self.scores), self.threshold, self.max_regions, self.nms, self._tile_options()
+                ),
+            )
+        except ValueError as error:
+            raise BadRequestError(str(error)) from error
+
+    def _tile_options(self) -> TileOptions | None:
+        if self.tile is None:
+            if self.tile_overlap is not None or self.tiles_only:
+                given = "tiles_only" if self.tile_overlap is None else "tile_overlap"
+                raise BadRequestError(f'{given} has no use without tile; give tile, "auto" for example.')
+            return None
+        overlap = TileOptions.overlap if self.tile_overlap is None else self.tile_overlap
+        return TileOptions(None if self.tile == "auto" else self.tile, overlap, whole=not self.tiles_only)
+
+
+def _joined(texts: str | list[str] | None, separator: str) -> str:
+    """One text of several, which is how the command line has them."""
+    return texts if isinstance(texts, str) else separator.join(texts or ())
+
+
+def _colour(name: str | None) -> tuple[int, int, int]:
+    from ..captioning.images import parse_background
+
+    return parse_background(name or "white")
