@@ -2,60 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..florence2 import GeneratedSequence, GenerationOptions
+from ..florence2 import GenerationOptions
 from ..models_cache import DEFAULT_MODEL
+from .answering import Answerer, Asked, Onlookers, StepCallback
 from .features import FeatureCache, shared_feature_cache
-from .images import DEFAULT_BACKGROUND, Background, ImageSource, parse_background
-from .instructions import AnswerKind, Instruction, check_text_input, find_instructions
-from .pictures import Picture, PictureReader, Question, View
+from .images import ImageSource, parse_background
+from .instructions import Instruction, check_text_input, find_instructions
+from .options import CaptionOptions
+from .pictures import Picture, PictureReader
 from .read_ahead import MOST_THREADS, ReadAhead
-from .results import Result, parse_answer
-from .scores import TokenScores
-from .tags import TagOptions
-from .tile_answers import join_tile_answers, tile_vision
-from .vision_options import VisionOptions, check_vision
+from .results import Result
+from .vision_options import check_vision
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ..models_cache import CheckpointEntry, ImageProcessor, LoadedModel, ModelManager
 
-    from ..models_cache import CheckpointEntry, LoadedModel, ModelManager
-
-StepCallback = Callable[[int], None]
+__all__ = [
+    "DEFAULT_INSTRUCTION",
+    "DEFAULT_MODEL",
+    "CaptionOptions",
+    "Captioner",
+    "GenerationOptions",
+    "ImageResult",
+    "Inquiry",
+]
 
 DEFAULT_INSTRUCTION = "GENERATE_TAGS"
 
-# The most that is computed together unless the user says otherwise, by the device's type. Beyond it a batch
-# is hardly faster, but larger, later to come and slower to cancel.
-_MOST_PICTURES = {"cuda": 16, "cpu": 1}
-_MOST_PICTURES_ELSEWHERE = 4
-_MOST_ANSWERS = {"cuda": 64, "cpu": 8}
-_MOST_ANSWERS_ELSEWHERE = 16
-
-# Of the feature cache: what the tiles of one picture may take. More of them would push each other out, and
-# everything else, before they are asked for again.
-_TILES_SHARE = 0.5
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CaptionOptions:
-    """Everything that shapes an answer besides the picture, the instruction and the checkpoint."""
-
-    generation: GenerationOptions = field(default_factory=GenerationOptions)
-    tags: TagOptions = field(default_factory=TagOptions)
-    text_input: str | None = None  # for instructions that need a phrase or regions (several: ";" between)
-    background: Background = DEFAULT_BACKGROUND  # behind transparent pixels: a name, #rrggbb or (r, g, b)
-    vision: VisionOptions = field(default_factory=VisionOptions)  # for instructions that find regions
 
 
 @dataclass(frozen=True)
@@ -71,6 +53,28 @@ class ImageResult:
     @property
     def ok(self) -> bool:
         return self.error is None
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What is asked about each picture of a run or a request; checked as far as it can be without one."""
+
+    instructions: tuple[Instruction, ...]
+    options: CaptionOptions
+    prompts: Mapping[str, str]  # literal prompts that the checkpoint has of its own, by instruction
+    known: tuple[str, ...]  # what the checkpoint was trained on; empty if that is not known
+
+    def reader(self, processor: ImageProcessor) -> PictureReader:
+        """Reads pictures for a checkpoint with this processor."""
+        options = self.options
+        return PictureReader(
+            processor, self.instructions, self.prompts, options.text_input, options.background,
+            options.vision.tile, self.known,
+        )  # fmt: skip
+
+    def asked(self, picture: Picture) -> Asked:
+        """About one that was read."""
+        return Asked(picture, self.instructions, self.options)
 
 
 class Captioner:
@@ -165,36 +169,54 @@ class Captioner:
             ValueError: an option that the checkpoint does not allow.
             OutOfMemoryError: torch's; the device has not enough memory for one picture.
         """
+        inquiry = self.inquire(instructions, options)
+        pictures: ReadAhead[ImageSource, Any] = ReadAhead(_named(images))
+        answerer = Answerer(self._features, self.batch_size, keep_features=keep_features)
+        waits = hasattr(images, "__next__")  # an iterator may take its time, a list does not
+        return self._run(_Run(inquiry, answerer, on_step), pictures, waits)
+
+    def inquire(self, instructions: str | Sequence[str], options: CaptionOptions | None = None) -> Inquiry:
+        """Check all that can be wrong for every picture, before the first is opened.
+
+        Raises:
+            InstructionError, ValueError: see :meth:`stream`.
+        """
         table = find_instructions(instructions)
         options = options or CaptionOptions()
         entry = self._find_entry()
-        # what is wrong for every picture is said before the first is opened
         check_text_input(table, options.text_input)
         check_vision(table, options.vision)
         parse_background(options.background)
         if not any(strength for _, strength in self.loras):  # nobody knows what those were trained on
             for instruction in table:
                 self._warn_if_unknown(instruction, entry)
-        pictures: ReadAhead[ImageSource, Any] = ReadAhead(_named(images))
-        known = () if entry is None else entry.instructions
-        run = _Run(
-            self._features, tuple(table), options, _prompts_of(entry), known, self.batch_size, on_step,
-            keep_features,
-        )  # fmt: skip
-        waits = hasattr(images, "__next__")  # an iterator may take its time, a list does not
-        return self._run(run, pictures, waits)
+        if entry is None:
+            return Inquiry(table, options, {}, ())
+        return Inquiry(table, options, dict(entry.prompts), entry.instructions)
+
+    def loaded(self) -> AbstractContextManager[LoadedModel]:
+        """Hold the model in memory for the length of a ``with`` block, see :meth:`.ModelManager.acquire`."""
+        manager = self._manager or _shared_manager()
+        return manager.acquire(self.model, device=self.device, dtype=self.dtype, adapters=self.loras)
+
+    def image_processor(self) -> ImageProcessor:
+        """What the model's is, without its weights, see :func:`.models_cache.image_processor`."""
+        from ..models_cache import image_processor
+
+        return image_processor(self.model)
+
+    def answerer(self) -> Answerer:
+        """Who answers batches of pictures that are not asked the same."""
+        return Answerer(self._features, self.batch_size)
 
     def _run(
         self, run: _Run, pictures: ReadAhead[ImageSource, Any], first_alone: bool
     ) -> Iterator[ImageResult]:
         """Read and answer all pictures, a batch at a time, holding the model for no longer than a batch."""
-        manager = self._manager or _shared_manager()
         ahead = not first_alone
         with closing(pictures):
             while pictures.more():
-                with manager.acquire(
-                    self.model, device=self.device, dtype=self.dtype, adapters=self.loras
-                ) as model:
+                with self.loaded() as model:
                     results = run.answer_next(model, pictures, ahead)
                 yield from results
                 ahead = True
@@ -215,56 +237,32 @@ class Captioner:
 
 
 class _Run:
-    """All that stays the same from batch to batch, and what was learnt about the memory."""
+    """Batches of pictures of which all are asked the same."""
 
-    def __init__(
-        self,
-        cache: FeatureCache,
-        instructions: tuple[Instruction, ...],
-        options: CaptionOptions,
-        prompts: dict[str, str],
-        known: tuple[str, ...],
-        batch_size: int | None,
-        on_step: StepCallback | None,
-        keep_features: bool,
-    ) -> None:
-        from .batches import BackOff
-
-        self._cache = cache
-        self._instructions = instructions
-        self._options = options
-        self._prompts = prompts
-        self._known = known
-        self._batch_size = batch_size
-        self._on_step = on_step
-        self._keep_features = keep_features
-        self._pictures = BackOff("pictures")
-        self._answers = BackOff("answers")
+    def __init__(self, inquiry: Inquiry, answerer: Answerer, on_step: StepCallback | None) -> None:
+        self._inquiry = inquiry
+        self._answerer = answerer
+        self._onlookers = Onlookers(on_step)
 
     def answer_next(
         self, model: LoadedModel, pictures: ReadAhead[ImageSource, Any], ahead: bool
     ) -> list[ImageResult]:
         """Take and answer a batch of ``pictures``; with ``ahead`` the next one is read meanwhile."""
-        options = self._options
-        reader = PictureReader(
-            model.image_processor, self._instructions, self._prompts, options.text_input, options.background,
-            options.vision.tile, self._known,
-        )  # fmt: skip
-        answers = self._answers_at_a_time(model)
+        inquiry = self._inquiry
+        size = self._answerer.answers_at_a_time(model, inquiry.options.generation)
         # A CPU has enough to do: one thread is always in time, more would take its cores.
         threads = 1 if model.device.type == "cpu" else MOST_THREADS
-        group = self._take(pictures, max(1, answers // len(self._instructions)), ahead, reader, threads)
+        count = max(1, size // len(inquiry.instructions))
+        group = self._take(pictures, count, ahead, inquiry.reader(model.image_processor), threads)
 
-        readable = [picture for _, picture in group if isinstance(picture, Picture)]
-        results = iter(self._answer(model, readable, answers))
-        done = []
-        for name, picture in group:
-            if isinstance(picture, Picture):
-                answers_of = tuple(next(results) for _ in self._instructions)
-                done.append(ImageResult(name, answers_of, size=picture.size))
-            else:
-                done.append(ImageResult(name, error=str(picture), exception=picture))
-        return done
+        asked = [inquiry.asked(picture) for _, picture in group if isinstance(picture, Picture)]
+        results = iter(self._answerer.answer(model, asked, size, self._onlookers))
+        return [
+            ImageResult(name, next(results), size=picture.size)
+            if isinstance(picture, Picture)
+            else ImageResult(name, error=str(picture), exception=picture)
+            for name, picture in group
+        ]
 
     def _take(
         self,
@@ -275,7 +273,7 @@ class _Run:
         threads: int,
     ) -> list[tuple[str, Any]]:
         """Pictures that have ``count`` views, or as many as there are."""
-        if self._options.vision.tile is None:
+        if reader.tile is None:
             return pictures.take(count, count if ahead else 0, reader, threads)
         # A page may have hundreds of tiles, which is seen when it is read: so not many pages at a time.
         group: list[tuple[str, Any]] = []
@@ -284,144 +282,6 @@ class _Run:
             group += taken
             views += len(taken[0][1].views) if isinstance(taken[0][1], Picture) else 1
         return group
-
-    def _answers_at_a_time(self, model: LoadedModel) -> int:
-        from .batches import fitting
-
-        if self._batch_size is not None:
-            return self._answers.limit(self._batch_size)
-        most = _MOST_ANSWERS.get(model.device.type, _MOST_ANSWERS_ELSEWHERE)
-        each = model.generating_bytes(1, self._options.generation)
-        return self._answers.limit(fitting(model.device, each, most))
-
-    def _pictures_at_a_time(self, model: LoadedModel) -> int:
-        from .batches import fitting
-
-        most = _MOST_PICTURES.get(model.device.type, _MOST_PICTURES_ELSEWHERE)
-        if self._batch_size is not None:
-            most = min(most, self._batch_size)
-        return fitting(model.device, model.encoding_bytes(1), most)
-
-    def _encode(self, model: LoadedModel, views: Sequence[View]) -> dict[str, Tensor]:
-        """Image features ``[N, d_model]`` on the device, by the key of the view."""
-        import torch
-
-        features: dict[str, Tensor] = {}
-        missing: dict[str, View] = {}
-        for view in views:
-            if view.key in features or view.key in missing:
-                continue
-            cached = self._cache.get(_cache_key(model, view.key))
-            if cached is None:
-                missing[view.key] = view
-            else:
-                features[view.key] = cached.to(model.device)
-
-        def encode(pixels: Sequence[Tensor]) -> list[Tensor]:
-            batch = torch.stack(list(pixels)).to(model.device)
-            return list(model.encode_images(model.image_processor.normalise(batch), self._on_step))
-
-        if missing:
-            size = self._pictures_at_a_time(model)
-            pixels = [view.pixels for view in missing.values()]
-            rows = self._pictures.run(encode, pixels, size, model.device)
-            for view, row in zip(missing.values(), rows, strict=True):
-                features[view.key] = row
-                if self._keep_features and view.tiles * row.nbytes <= _TILES_SHARE * self._cache.max_bytes:
-                    self._cache.put(_cache_key(model, view.key), row)
-        return features
-
-    def _answer(self, model: LoadedModel, pictures: Sequence[Picture], size: int) -> list[Result]:
-        """One result for each (picture, instruction) pair; ``size`` answers are decoded together.
-
-        An instruction about several regions, or about the tiles of a picture, counts as many times, and its
-        answers become one result.
-        """
-        views = [view for picture in pictures for view in picture.views]
-        at_a_time = max(1, size // len(self._instructions))
-        answers: list[Result] = []
-        for first in range(0, len(views), at_a_time):
-            answers += self._look(model, views[first : first + at_a_time], size)
-        left = iter(answers)
-        return [result for picture in pictures for result in self._results_of(picture, left)]
-
-    def _look(self, model: LoadedModel, views: Sequence[View], size: int) -> list[Result]:
-        """The answers to all questions about ``views``, one for each prompt, in order."""
-        import torch
-
-        features = self._encode(model, views)
-        vision, generation = self._options.vision, self._options.generation
-        if vision.with_scores:
-            generation = dataclasses.replace(generation, output_scores=True)
-
-        def answer(pairs: Sequence[tuple[View, Question, str]]) -> list[Result]:
-            batch = torch.stack([features[view.key] for view, _, _ in pairs])
-            prompts = [prompt for _, _, prompt in pairs]
-            sequences = model.generate(batch, prompts, generation, on_step=self._on_step)
-            return [
-                parse_answer(
-                    question.asked,
-                    sequence.text,
-                    image_size=view.size,
-                    truncated=sequence.truncated,
-                    tag_options=self._options.tags,
-                    token_scores=_token_scores(sequence) if vision.with_scores else None,
-                    vision=self._choosing(question),
-                )
-                for (view, question, _), sequence in zip(pairs, sequences, strict=True)
-            ]
-
-        pairs = [
-            (view, question, prompt)
-            for view in views
-            for question in view.questions
-            for prompt in question.prompts
-        ]
-        return self._answers.run(answer, pairs, size, model.device)
-
-    def _choosing(self, question: Question) -> VisionOptions | None:
-        """Which of the regions that an answer holds are kept, before it is joined with others."""
-        if not question.of_part:
-            return self._options.vision
-        of_text = self._instructions[question.number].answer is AnswerKind.OCR  # which has no scores
-        return None if of_text else tile_vision(self._options.vision)
-
-    def _results_of(self, picture: Picture, answers: Iterator[Result]) -> list[Result]:
-        """One result for each instruction of the ``answers`` to all that was asked about a picture."""
-        found: list[list[tuple[View, list[Result]]]] = [[] for _ in self._instructions]
-        for view in picture.views:
-            for question in view.questions:
-                found[question.number].append((view, [next(answers) for _ in question.prompts]))
-        return [
-            self._join(picture, instruction, parts)
-            for instruction, parts in zip(self._instructions, found, strict=True)
-        ]
-
-    def _join(
-        self, picture: Picture, instruction: Instruction, parts: Sequence[tuple[View, list[Result]]]
-    ) -> Result:
-        from .region_prompts import join_region_answers
-
-        answers = parts[0][1]
-        if instruction.input == "region":
-            return join_region_answers(instruction, answers, picture.boxes)
-        if len(parts) == 1:
-            return answers[0]
-        about = [(view.box, answer) for view, (answer,) in parts]
-        return join_tile_answers(instruction, about, picture.size, self._options.vision)
-
-
-def _token_scores(sequence: GeneratedSequence) -> TokenScores:
-    """Of an answer that was generated with scores."""
-    return TokenScores(sequence.token_spans or (), sequence.token_scores or ())
-
-
-def _cache_key(model: LoadedModel, picture_key: str) -> tuple[str, str, str]:
-    return model.identity, str(model.dtype), picture_key
-
-
-def _prompts_of(entry: CheckpointEntry | None) -> dict[str, str]:
-    return dict(entry.prompts) if entry is not None else {}
 
 
 def _shared_manager() -> ModelManager:

@@ -13,6 +13,7 @@ from .errors import AdapterError, CheckpointError
 from .options import GeneratedSequence, GenerationOptions
 
 if TYPE_CHECKING:
+    from .image_processing import image_processor
     from .model import Florence2Model
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Florence2Model",
     "GeneratedSequence",
     "GenerationOptions",
+    "image_processor",
     "is_checkpoint",
     "resolve_device",
     "resolve_dtype",
@@ -35,4 +37,8 @@ def __getattr__(name: str) -> Any:
         from .model import Florence2Model
 
         return Florence2Model
+    if name == "image_processor":
+        from .image_processing import image_processor
+
+        return image_processor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

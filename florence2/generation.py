@@ -15,7 +15,7 @@ from .decoder import Decoder
 from .network import Florence2Network
 from .options import GenerationOptions
 from .rules import rules_of
-from .search import Found, SearchSettings, search
+from .search import Found, Onlookers, SearchSettings, search
 
 StepCallback = Callable[[int], None]
 """Called before each decoded token with the number of tokens so far, the start token included; it may raise
@@ -60,6 +60,8 @@ def generate(
     attention_mask: Tensor,
     options: GenerationOptions,
     on_step: StepCallback | None = None,
+    on_answer: Callable[[int, TokenSequence], None] | None = None,
+    is_wanted: Callable[[int], bool] | None = None,
 ) -> list[TokenSequence]:
     """Answer a batch of (image, prompt) pairs; each answer is what the pair gives alone.
 
@@ -69,6 +71,9 @@ def generate(
         input_ids: prompts padded on the right, ``[B, L]`` int64
         attention_mask: 1 at prompt tokens, 0 at padding, ``[B, L]`` int64
         on_step: called before each token; it may raise to cancel.
+        on_answer: called with the number of a pair and its answer as soon as that is there.
+        is_wanted: asked about each pair, by its number, now and then. An answer that nobody wants any more
+            ends where it is.
 
     Raises:
         ValueError: ``max_new_tokens`` is above the decoder's positions.
@@ -78,6 +83,11 @@ def generate(
     )
     states, mask = network.encode(image_features, input_ids, attention_mask)
     settings = _search_settings(config, network, options)
+
+    def tell(pair: int, answer: Found) -> None:
+        if on_answer is not None:
+            on_answer(pair, _sequence(answer, settings))
+
     found = search(
         decoder,
         states,
@@ -85,7 +95,7 @@ def generate(
         settings,
         rules_of(config, states.device),
         _generators(options, states) if settings.do_sample else None,
-        on_step,
+        Onlookers(on_step, tell, is_wanted),
     )
     return [_sequence(answer, settings) for answer in found]
 

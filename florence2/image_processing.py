@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .configuration import ImageProcessingConfig
+from .configuration import Florence2Config, ImageProcessingConfig
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,12 @@ def preprocess_images(images: Sequence[Image.Image], config: ImageProcessingConf
     if not images:
         return torch.empty(0, 3, config.height, config.width)
     return processor.normalise(torch.stack([processor.resize(image) for image in images]))
+
+
+def image_processor(folder: Path) -> ImageProcessor:
+    """That of the checkpoint in ``folder``, of which only the settings are read.
+
+    Raises:
+        CheckpointError: they are not there or cannot be read.
+    """
+    return ImageProcessor(Florence2Config.from_folder(folder).image)

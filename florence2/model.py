@@ -6,7 +6,7 @@ import copy
 import hashlib
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from .decoder import Decoder
 from .derived import DerivedNetwork
 from .devices import DTYPES, resolve_device, resolve_dtype
 from .errors import CheckpointError
-from .generation import StepCallback, generate, generation_config
+from .generation import StepCallback, TokenSequence, generate, generation_config
 from .image_processing import ImageProcessor, preprocess_images
 from .layout import is_arranged, is_quantised, pack, quantise, unpack
 from .loading import load_network
@@ -245,6 +245,8 @@ class Florence2Model:
         prompts: Sequence[str],
         options: GenerationOptions | None = None,
         on_step: StepCallback | None = None,
+        on_answer: Callable[[int, GeneratedSequence], None] | None = None,
+        is_wanted: Callable[[int], bool] | None = None,
     ) -> list[GeneratedSequence]:
         """Answer one prompt per row of image features.
 
@@ -253,6 +255,9 @@ class Florence2Model:
             prompts: ``B`` literal prompts.
             on_step: called many times on the way through the encoder with 0, then before each token with the
                 number of tokens so far; it may raise to cancel.
+            on_answer: called with the row and its answer as soon as that is there, before others perhaps.
+            is_wanted: asked about each row now and then. An answer that nobody wants any more ends where it
+                is, so that the others are not held up by it.
 
         Raises:
             ValueError: a prompt is too long for the encoder, or an option does not fit the checkpoint.
@@ -274,18 +279,20 @@ class Florence2Model:
                 attention_mask,
                 options or GenerationOptions(),
                 on_step,
+                None if on_answer is None else lambda row, answer: on_answer(row, self._decoded(answer)),
+                is_wanted,
             )
-        return [
-            GeneratedSequence(
-                answer.token_ids,
-                self.text.decode(answer.token_ids),
-                answer.truncated,
-                answer.sequence_score,
-                answer.token_scores,
-                None if answer.token_scores is None else tuple(self.text.spans(answer.token_ids[1:])),
-            )
-            for answer in answers
-        ]
+        return [self._decoded(answer) for answer in answers]
+
+    def _decoded(self, answer: TokenSequence) -> GeneratedSequence:
+        return GeneratedSequence(
+            answer.token_ids,
+            self.text.decode(answer.token_ids),
+            answer.truncated,
+            answer.sequence_score,
+            answer.token_scores,
+            None if answer.token_scores is None else tuple(self.text.spans(answer.token_ids[1:])),
+        )
 
     @contextmanager
     def _in_use(self, part: nn.Module, on_step: StepCallback | None) -> Iterator[None]:

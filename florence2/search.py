@@ -49,6 +49,15 @@ class Found:
     token_scores: list[float] | None = None  # one per token after the start token
 
 
+@dataclass(frozen=True)
+class Onlookers:
+    """Who is told about a search while it runs, and may say that an answer is not wanted any more."""
+
+    on_step: Callable[[int], None] | None = None  # before each step, with the number of tokens so far
+    on_found: Callable[[int, Found], None] | None = None  # a pair has its answer, long before others perhaps
+    is_wanted: Callable[[int], bool] | None = None  # asked often; a pair that is not ends where it is
+
+
 def search(
     decoder: Decoder,
     states: Tensor,
@@ -56,7 +65,7 @@ def search(
     settings: SearchSettings,
     rules: Sequence[Rule],
     generators: Sequence[torch.Generator] | None = None,
-    on_step: Callable[[int], None] | None = None,
+    onlookers: Onlookers | None = None,
     check_every: int | None = None,
 ) -> list[Found]:
     """Answer a batch of pairs.
@@ -66,7 +75,7 @@ def search(
         mask: 1 at states that count, 0 at padding, ``[P, S]`` int64
         rules: applied to the scores of each step, in order.
         generators: one per pair, for sampling.
-        on_step: called before each step with the number of tokens so far; it may raise to cancel.
+        onlookers: told of pairs by their number in the batch; any of them may raise to cancel.
         check_every: steps between two questions whether somebody is done. None: what suits the device.
     """
     if check_every is None:
@@ -76,7 +85,7 @@ def search(
     try:
         state = decoder.start(states, mask, settings.num_beams)
         try:
-            return _run(decoder, state, answers, on_step, check_every)
+            return _run(decoder, state, answers, onlookers or Onlookers(), check_every)
         finally:
             state.close()
     except torch.cuda.OutOfMemoryError:
@@ -88,27 +97,30 @@ def _run(
     decoder: Decoder,
     state: DecoderState,
     answers: _Answers,
-    on_step: Callable[[int], None] | None,
+    onlookers: Onlookers,
     check_every: int,
 ) -> list[Found]:
     pairs = answers.done.shape[0]
     found: list[Found | None] = [None] * pairs
     places: list[int | None] = list(range(pairs))  # where a row's answer belongs; None: it is there already
     while True:
-        if on_step is not None:
-            on_step(answers.length)
+        if onlookers.on_step is not None:
+            onlookers.on_step(answers.length)
         logits = decoder.step(answers.last_tokens(), state)
         answers.advance(logits.float(), state)
         last = answers.length > answers.settings.max_new_tokens
         if not last and answers.length % check_every:
             continue
-        done = [True] * len(places) if last else answers.done.tolist()
+        done = [True] * len(places) if last else _ended(answers, places, onlookers)
         new = [row for row, place in enumerate(places) if done[row] and place is not None]
         if not new:
             continue
         for row, answer in zip(new, answers.answers(new), strict=True):
-            found[places[row]] = answer  # type: ignore[index] # not None, see above
+            place = places[row]
+            found[place] = answer  # type: ignore[index] # not None, see above
             places[row] = None
+            if onlookers.on_found is not None:
+                onlookers.on_found(place, answer)  # type: ignore[arg-type]
         left = [row for row, place in enumerate(places) if place is not None]
         if not left:
             return [answer for answer in found if answer is not None]
@@ -117,6 +129,15 @@ def _run(
             kept = torch.tensor(left, device=answers.done.device)
             state.keep(kept)
             answers.keep(kept, left)
+
+
+def _ended(answers: _Answers, places: Sequence[int | None], onlookers: Onlookers) -> list[bool]:
+    """Which rows are done, or not wanted any more."""
+    done: list[bool] = answers.done.tolist()
+    if onlookers.is_wanted is None:
+        return done
+    wanted = (place is None or onlookers.is_wanted(place) for place in places)
+    return [is_done or not is_wanted for is_done, is_wanted in zip(done, wanted, strict=True)]
 
 
 class _Answers:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .manager import LoadedInfo, ModelManager, shared_manager
     from .memory import return_memory
     from .placement import DirectPlacement, Placement
+    from .processors import image_processor
 
 _LAZY = {
     "adapter_digest": "adapters",
@@ -73,6 +74,7 @@ _LAZY = {
     "return_memory": "memory",
     "DirectPlacement": "placement",
     "Placement": "placement",
+    "image_processor": "processors",
 }
 
 __all__ = [
@@ -104,6 +106,7 @@ __all__ = [
     "find_checkpoint",
     "find_entry",
     "free_bytes",
+    "image_processor",
     "is_out_of_memory",
     "known_family",
     "local_adapters",

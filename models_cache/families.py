@@ -117,8 +117,11 @@ class LoadedModel(Protocol):
         prompts: Sequence[str],
         options: GenerationOptions | None = None,
         on_step: Callable[[int], None] | None = None,
+        on_answer: Callable[[int, GeneratedSequence], None] | None = None,
+        is_wanted: Callable[[int], bool] | None = None,
     ) -> list[GeneratedSequence]:
-        """Answer one prompt per row of image features ``[B, N, D]``."""
+        """Answer one prompt per row of image features ``[B, N, D]``; each row is told of as it is answered,
+        and ends early if it is not wanted any more."""
         ...
 
 
@@ -134,6 +137,26 @@ def _florence2(folder: Path, device: str, dtype: str) -> LoadedModel:
 FAMILIES: dict[str, Loader] = {
     "florence2": _florence2,
 }
+
+
+def _florence2_images(folder: Path) -> ImageProcessor:
+    from ..florence2 import image_processor
+
+    return image_processor(folder)
+
+
+_IMAGES: dict[str, Callable[[Path], ImageProcessor]] = {
+    "florence2": _florence2_images,
+}
+
+
+def image_processor_of(folder: Path) -> ImageProcessor:
+    """How the checkpoint in ``folder`` wants its pictures, read without its weights.
+
+    Raises:
+        ValueError: unknown family, or the family's own error about the checkpoint.
+    """
+    return _IMAGES[family_of(folder)](folder)
 
 
 def family_of(folder: Path) -> str:

@@ -23,6 +23,8 @@ class Limits:
     pixels: int = 100_000_000  # of one picture
     images: int = 64  # of one request
     tiles: int = 64  # that one picture may be cut into
+    answers: int = 256  # of the model about one picture: instructions times regions or tiles
+    text: int = 20_000  # characters of a text input
     beams: int = 16
     new_tokens: int = 1024
     queued: int = 256  # pictures that were accepted and have no answer yet

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from promptgen.florence2.decoder import Decoder
 from promptgen.florence2.rules import rules_of
-from promptgen.florence2.search import Found, SearchSettings, search
+from promptgen.florence2.search import Found, Onlookers, SearchSettings, search
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -119,7 +119,7 @@ def ours(
         [torch.Generator(states.device).manual_seed(seed) for _ in range(states.shape[0])]
         if config.do_sample
         else None,
-        on_step=on_step,
+        onlookers=Onlookers(on_step),
         check_every=check_every,
     )
     assert len(found) == states.shape[0]

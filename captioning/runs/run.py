@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from ..captioner import CaptionOptions
+from .answerer import Answerer, local_answerer
 from .behindhand import Behindhand
 from .counting import Counter
 from .flow import Ahead, Behind
@@ -26,12 +27,11 @@ from .places import errors_place, journal_place
 from .records import Item, Record
 from .report import check_report_place, write_report
 from .selection import Left, Selection
-from .settings import settings_digest
 from .sources import find_items, is_in_shard
 from .sources.patient import held_bytes
 from .stored_journal import is_journal_there, open_journal
 from .stores import Place
-from .workers import InProcess, Waiting, Workers
+from .workers import Waiting, Workers
 from .writing import GroupWriter
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def run_folder(
         JournalError: the journal is in use or cannot be used.
         ModelFilesError, CheckpointError, ValueError, OutOfMemoryError: see :meth:`.Captioner.stream`.
     """
-    return FolderRun(options, captioner, on_progress, stop or threading.Event(), on_problem, workers).run()
+    answerer = local_answerer(captioner, options, workers)
+    return FolderRun(options, answerer, on_progress, stop or threading.Event(), on_problem).run()
 
 
 class FolderRun:
@@ -159,18 +160,14 @@ class FolderRun:
     def __init__(
         self,
         options: RunOptions,
-        captioner: Captioner,
+        answerer: Answerer,
         on_progress: Callable[[RunProgress], None],
         stop: threading.Event,
         on_problem: OnProblem,
-        workers: Workers | None = None,
     ) -> None:
         self._options = options
-        self._captioner = captioner
+        self._answerer = answerer
         self._waiting = Waiting()
-        self._workers = workers or InProcess(
-            captioner, options.instructions, options.captions, self._waiting, self._advance
-        )
         self._journal = options.journal or journal_place(options.inputs, options.output)
         self._errors = options.output.errors or errors_place(options.inputs, options.output)
         self._on_progress = on_progress
@@ -189,7 +186,7 @@ class FolderRun:
         options = self._options
         if options.report is not None:
             check_report_place(options.report)
-        settings = settings_digest(self._captioner, options.instructions, options.captions)
+        settings = self._answerer.digest()
         outputs = self._make_outputs()
         with ExitStack() as stack:
             late = self._check_targets(outputs, stack)  # before there is any file of ours
@@ -222,7 +219,7 @@ class FolderRun:
             SourceError, OutputError, JournalError: as the run would.
         """
         options = self._options
-        settings = settings_digest(self._captioner, options.instructions, options.captions)
+        settings = self._answerer.digest()
         outputs = self._make_outputs()
         with ExitStack() as stack:
             late = self._check_targets(outputs, stack)
@@ -255,16 +252,13 @@ class FolderRun:
 
     def _told_settings(self) -> dict[str, str]:
         """What shapes this run, for people."""
-        options, captioner = self._options, self._captioner
+        options = self._options
         generation = options.captions.generation
         return {
             "images": ", ".join(options.inputs),
             "captions": ", ".join(places_of(options)),
             "instructions": ", ".join(options.instructions),
-            "checkpoint": " + ".join(
-                [captioner.model, *(f"{name}:{strength:g}" for name, strength in captioner.loras)]
-            ),
-            "device and precision": f"{captioner.device}, {captioner.dtype}",
+            **self._answerer.told,
             "beams": str(generation.num_beams),
             "new tokens, at most": str(generation.max_new_tokens),
             "journal": str(self._journal),
@@ -334,7 +328,8 @@ class FolderRun:
         with ExitStack() as stack:
             stack.enter_context(closing(work))
             stack.callback(self._ended.set)
-            answers = self._workers.answer(self._given(work, behind), self._stopping)
+            workers = self._answerer.workers(self._waiting, self._advance)
+            answers = workers.answer(self._given(work, behind), self._stopping)
             for record in stack.enter_context(closing(answers)):
                 if record is None:
                     self._advance()

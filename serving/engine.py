@@ -1,0 +1,205 @@
+"""The thread that has the model: it answers what waits longest, in batches."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import BadRequestError, EngineFailedError, ServingError
+from .requests import Job
+
+if TYPE_CHECKING:
+    from ..captioning import GenerationOptions, Result
+    from ..captioning.answering import Answerer, Asked
+    from ..models_cache import LoadedModel
+    from .models import ServedModel
+    from .scheduler import Watch
+
+logger = logging.getLogger(__name__)
+
+_SMOOTHING = 0.2  # how much the last batch counts in what a picture takes
+
+
+class _Ready(NamedTuple):
+    """A picture that was read."""
+
+    serial: int
+    job: Job
+    asked: Asked
+
+    @property
+    def kind(self) -> tuple[ServedModel, GenerationOptions]:
+        """What can be in one batch."""
+        return self.job.request.model, self.asked.generation
+
+
+class _NobodyWaits(Exception):  # noqa: N818 - no error
+    """Ends a batch of which nothing is wanted any more."""
+
+
+class Engine:
+    """Answers pictures that were read, in the order of their arrival, in a thread of its own."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.seconds_each = 1.0  # that a picture takes, about
+        self._watch = watch
+        self._ready: list[_Ready] = []  # by arrival
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="promptgen-serving-engine", daemon=True)
+        self._answerers: dict[str, tuple[weakref.ref[LoadedModel], Answerer]] = {}
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave what is waiting, and end. Comes back when the batch in flight is done."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can answer."""
+        return self._thread.is_alive()
+
+    def put(self, job: Job, asked: Asked) -> None:
+        """A picture more. To be called by any thread."""
+        with self._changed:
+            bisect.insort(self._ready, _Ready(job.serial, job, asked), key=lambda ready: ready.serial)
+            self._changed.notify()
+
+    # ---- in the thread
+
+    def _work(self) -> None:
+        while (oldest := self._oldest()) is not None:
+            try:
+                self._answer_batch_of(oldest)
+            except Exception as error:
+                logger.exception("A batch failed.")
+                self._refuse([oldest], error)
+            del oldest  # and with it the picture
+
+    def _oldest(self) -> _Ready | None:
+        """What waits longest; waits for it. None at the end."""
+        with self._changed:
+            while not self._stopped:
+                self._ready = [ready for ready in self._ready if ready.job.is_wanted]
+                if self._ready:
+                    return self._ready[0]
+                self._changed.wait()
+        return None
+
+    def _take(self, oldest: _Ready, answers: int) -> list[_Ready]:
+        """``oldest``, and what goes into one batch of so many answers with it, by arrival."""
+        kind, taken, left = oldest.kind, [], []
+        room = answers
+        with self._changed:
+            for ready in self._ready:
+                fits = ready is oldest or (room > 0 and ready.job.is_wanted and ready.kind == kind)
+                (taken if fits else left).append(ready)
+                room -= ready.asked.answers if fits else 0
+            self._ready = left
+        return taken
+
+    def _take_all_of(self, model: ServedModel) -> list[_Ready]:
+        with self._changed:
+            taken = [ready for ready in self._ready if ready.job.request.model is model]
+            self._ready = [ready for ready in self._ready if ready.job.request.model is not model]
+        return taken
+
+    def _answer_batch_of(self, oldest: _Ready) -> None:
+        model, generation = oldest.kind
+        with ExitStack() as stack:
+            try:
+                loaded = stack.enter_context(model.captioner.loaded())
+            except Exception as error:  # noqa: BLE001 - it is raised where the answers are waited for
+                logger.error("%s cannot be loaded: %s", model.name, error)
+                failure = EngineFailedError(f"{model.name} cannot be loaded: {_one_line(error)}")
+                failure.__cause__ = error
+                self._refuse(self._take_all_of(model), failure)
+                return
+            answerer = self._answerer(model, loaded)
+            try:
+                size = answerer.answers_at_a_time(loaded, generation)
+            except ValueError as error:  # an option that the checkpoint does not have
+                self._refuse([oldest], error)
+                return
+            self._answer(answerer, loaded, self._take(oldest, size), size)
+
+    def _answerer(self, model: ServedModel, loaded: LoadedModel) -> Answerer:
+        """Keeps what it learnt about the memory for as long as the model is loaded."""
+        known, answerer = self._answerers.get(model.name, (None, None))
+        if answerer is None or known is None or known() is not loaded:
+            answerer = model.captioner.answerer()
+            self._answerers[model.name] = weakref.ref(loaded), answerer
+        return answerer
+
+    def _answer(self, answerer: Answerer, loaded: LoadedModel, batch: Sequence[_Ready], size: int) -> None:
+        """Answer a batch; if it fails, each picture alone, so that one costs no other its answer."""
+        from ..captioning.answering import Onlookers
+
+        jobs = [ready.job for ready in batch]
+        began = time.monotonic()
+
+        def on_step(_: int) -> None:
+            if not any(job.is_wanted for job in jobs):
+                raise _NobodyWaits
+
+        def on_results(number: int, results: tuple[Result, ...]) -> None:
+            ready = batch[number]
+            ready.job.answer(results, ready.asked.picture.size)
+            now, accepted = time.monotonic(), ready.job.accepted
+            names = [result.instruction for result in results]
+            self._watch.answered(ready.job.request.model.name, names, began - accepted, now - accepted)
+
+        onlookers = Onlookers(on_step, on_results, lambda number: jobs[number].is_wanted)
+        try:
+            answerer.answer(loaded, [ready.asked for ready in batch], size, onlookers)
+        except _NobodyWaits:
+            return
+        except Exception as error:  # noqa: BLE001 - it is raised where the answers are waited for
+            left = [ready for ready in batch if ready.job.is_wanted]
+            if len(batch) == 1:
+                self._refuse(left, error)
+            for ready in left if len(batch) > 1 else ():
+                self._answer(answerer, loaded, [ready], size)
+            return
+        seconds = time.monotonic() - began
+        self.seconds_each += _SMOOTHING * (seconds / len(batch) - self.seconds_each)
+        answers = sum(ready.asked.answers for ready in batch)
+        self._watch.batch(jobs[0].request.model.name, len(batch), answers, seconds)
+
+    def _refuse(self, batch: Sequence[_Ready], error: Exception) -> None:
+        """Tell those who wait what went wrong."""
+        told = _as_told(error)
+        for ready in batch:
+            ready.job.is_answered = True
+            ready.job.request.fail(told)
+
+
+def _as_told(error: Exception) -> ServingError:
+    """Whose fault it is. Checkpoints were checked when they were loaded; what the model does not take is in
+    the request."""
+    if isinstance(error, ServingError):
+        return error
+    told: ServingError
+    if isinstance(error, ValueError):
+        told = BadRequestError(_one_line(error))
+    else:
+        logger.error("The model failed at a request.", exc_info=error)
+        told = EngineFailedError(f"The model failed at this request: {_one_line(error)}")
+    told.__cause__ = error
+    return told
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
