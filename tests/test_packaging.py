@@ -60,9 +60,14 @@ def demo_files() -> set[str]:
     return {f"models_cache/demo/{path.name}" for path in (ROOT / "models_cache" / "demo").iterdir()}
 
 
+def page_files() -> set[str]:
+    """The server's page, whose files are served as they lie in the package."""
+    return {f"serving/page/{path.name}" for path in (ROOT / "serving" / "page").iterdir()}
+
+
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = {f"promptgen/{name}" for name in package_files() | demo_files() | {"py.typed"}}
+    expected = {f"promptgen/{name}" for name in package_files() | demo_files() | page_files() | {"py.typed"}}
     assert names == expected
 
 
@@ -77,7 +82,7 @@ def test_demo_model_is_in_the_wheel_and_small(wheel: zipfile.ZipFile) -> None:
 
 
 def test_sdist_can_build_and_has_no_tests(sdist_names: set[str]) -> None:
-    assert package_files() | demo_files() | {"py.typed"} <= sdist_names
+    assert package_files() | demo_files() | page_files() | {"py.typed"} <= sdist_names
     assert {"pyproject.toml", "requirements.txt", "setup.py", "README.md", "LICENSE"} <= sdist_names
     assert not {
         name for name in sdist_names if name.startswith(("tests", "benchmarks", ".")) or name == "dev.py"
@@ -140,7 +145,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_the_registry_gets_the_pack_and_not_the_rest(archive: set[str]) -> None:
-    assert package_files() | demo_files() <= archive
+    assert package_files() | demo_files() | page_files() <= archive
     assert {"pyproject.toml", "requirements.txt", "README.md", "LICENSE", "CHANGELOG.md"} <= archive
     for room in ("web/js", "web/docs", "locales", "example_workflows"):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / room).rglob("*") if path.is_file()}
