@@ -288,6 +288,7 @@ def folder(
     """
     configure_logging(flags.verbose)
     with reported_errors(flags.verbose), _listed(path) as inputs:
+        from ..captioning.runs.answerer import local_answerer
         from ..captioning.runs.run import FolderRun, RunOptions
         from ..captioning.runs.sources import SourceError
 
@@ -333,7 +334,8 @@ def folder(
         first = f"Stopping{'' if dry_run else ' after the images at hand'}. Ctrl-C again stops at once."
         try:
             with stop_on_signals(stop, first), RunTeller(quiet=flags.quiet, seconds=report_every) as teller:
-                run = FolderRun(options, captioner, teller.progress, stop, teller.problem, workers)
+                answerer = local_answerer(captioner, options, workers)
+                run = FolderRun(options, answerer, teller.progress, stop, teller.problem)
                 if dry_run:
                     plan = run.plan()
                 else:
