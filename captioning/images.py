@@ -56,9 +56,10 @@ _DECODING_ERRORS = (
     RuntimeError, AssertionError, EOFError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 
-# Extensions that Pillow registers for reading but cannot decode by itself.
+# What Pillow registers but cannot decode by itself; for PostScript it starts another program.
+_UNREADABLE = frozenset(["BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"])
+
 _VALUES_AT_A_TIME = 1 << 16  # of an array, in the processor's cache
-_UNREADABLE = frozenset([".bufr", ".eps", ".emf", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"])
 
 
 def open_image(source: ImageSource, *, background: Background = DEFAULT_BACKGROUND) -> Image:
@@ -186,8 +187,16 @@ def image_extensions() -> frozenset[str]:
 
     registered = PILImage.registered_extensions()
     return frozenset(
-        ext for ext, form in registered.items() if form in PILImage.OPEN and ext not in _UNREADABLE
+        ext for ext, form in registered.items() if form in PILImage.OPEN and form not in _UNREADABLE
     )
+
+
+def _formats() -> list[str]:
+    """What Pillow decodes by itself, with whatever plugins are registered by now."""
+    from PIL import Image as PILImage
+
+    PILImage.init()
+    return [form for form in PILImage.ID if form not in _UNREADABLE]
 
 
 def _readable(name: str) -> str:
@@ -246,7 +255,7 @@ def _load(file: BinaryIO, name: str, *, pixels: bool = True) -> Image:
     if start:  # Pillow's plugins seek from the beginning of the file
         file = io.BytesIO(file.read())
     try:
-        image = PILImage.open(file)
+        image = PILImage.open(file, formats=_formats())
         _check_size(image, name)
         if pixels:
             image.load()
@@ -322,6 +331,8 @@ def _what_it_is(head: bytes) -> str:
         and b"<svg" in head.lower()
     ):
         return "an SVG drawing, which has no pixels; convert it to PNG first"
+    if head[:4] == b"%!PS":
+        return "a PostScript drawing, which has no pixels; convert it to PNG first"
     if head[:5] == b"%PDF-":
         return "a PDF document, not an image; export its pages as PNG first"
     try:

@@ -100,8 +100,9 @@ class Engine:
 
     def _take(self, oldest: _Ready, answers: int) -> list[_Ready]:
         """``oldest``, and what goes into one batch of so many answers with it, by arrival."""
-        kind, taken, left = oldest.kind, [], []
-        room = answers
+        taken: list[_Ready] = []
+        left: list[_Ready] = []
+        kind, room = oldest.kind, answers
         with self._changed:
             for ready in self._ready:
                 fits = ready is oldest or (room > 0 and ready.job.is_wanted and ready.kind == kind)

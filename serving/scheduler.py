@@ -20,7 +20,7 @@ from .checks import check_ask
 from .engine import Engine
 from .errors import DeadlineError, DrainingError, QueueFullError, ServingError
 from .models import ServedModels
-from .reading import read_picture
+from .reading import PictureFiles
 from .requests import Job, Request
 from .settings import Limits
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_READERS = 2  # each may hold a decoded picture of the largest size
+_READERS = {"cpu": 2}  # by the device: a CPU has enough to do
+_READERS_ELSEWHERE = 8
 _LEAST_RETRY, _MOST_RETRY = 1.0, 60.0  # seconds
 
 
@@ -84,7 +85,10 @@ class Scheduler:
         self.manager = manager
         self._watch: Watch = watch or _Nobody()
         self._engine = Engine(self._watch)
-        self._readers = ThreadPoolExecutor(_READERS, "promptgen-serving-read")
+        devices = {model.captioner.device.partition(":")[0] for model in models}
+        readers = max(_READERS.get(device, _READERS_ELSEWHERE) for device in devices)
+        self._readers = ThreadPoolExecutor(readers, "promptgen-serving-read")
+        self._reader = PictureFiles(limits)
         self._serials = itertools.count()
         self._draining = False
         self._requests: set[Request] = set()  # accepted, without an answer yet; of the event loop alone
@@ -207,7 +211,7 @@ class Scheduler:
         try:
             if not job.is_wanted:
                 return
-            asked = read_picture(job, self.limits)
+            asked = self._reader.read(job)
             if asked is not None:
                 self._engine.put(job, asked)
         except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for

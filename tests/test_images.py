@@ -403,6 +403,7 @@ def broken_files() -> dict[str, tuple[bytes, str]]:
         "text.png": ("Just some text, é.\n".encode() * 300, "a text file, not an image"),
         "page.jpg": (b"<!DOCTYPE html><html></html>", "a text file, not an image"),
         "drawing.svg": (b'<?xml version="1.0"?>\n<svg xmlns="x"/>', "an SVG drawing"),
+        "logo.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a PostScript drawing"),
         "paper.pdf": (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
         "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100, "HEIC.*pillow-heif"),
         "random.png": (bytes(range(256)) * 4, "not an image"),
