@@ -18,7 +18,7 @@ from .reporting import UsageError
 if TYPE_CHECKING:
     from ..captioning import Captioner
 
-_DEVICE = "Model and device"
+DEVICE = "Model and device"
 
 Model = Annotated[
     str,
@@ -29,28 +29,32 @@ Model = Annotated[
         help="Checkpoint by catalogue name (see 'promptgen models list'), Hub id or folder. "
         "'demo' is built in and knows drawn shapes only.",
         autocompletion=complete_model,
-        rich_help_panel=_DEVICE,
+        rich_help_panel=DEVICE,
     ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFlags:
-    """What was given for the options about the checkpoint and where it runs."""
-
+class _OneModel:
     model: Model = DEFAULT_MODEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFlags:
+    """What was given for the options about where checkpoints run, and what is added to them."""
+
     lora: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ADAPTER[:STRENGTH]",
             help="LoRA adapter in PEFT form, by name, Hub id or folder, to add to the checkpoint; 1 strong "
             "unless said otherwise. May be given again; adapters add up.",
-            rich_help_panel=_DEVICE,
+            rich_help_panel=DEVICE,
             show_default=False,
         ),
     ] = None
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to run.", rich_help_panel=_DEVICE)
+        str, typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to run.", rich_help_panel=DEVICE)
     ] = "auto"
     dtype: Annotated[
         Dtype,
@@ -58,7 +62,7 @@ class ModelFlags:
             metavar="TYPE",  # the list would take the room of the default model's name
             help="Number format: auto, fp32, fp16, bf16 or int8; auto is fp16 on a GPU, bf16 on a CPU that "
             "has it, else fp32.",
-            rich_help_panel=_DEVICE,
+            rich_help_panel=DEVICE,
         ),
     ] = Dtype.AUTO
     fast: Annotated[
@@ -66,7 +70,7 @@ class ModelFlags:
         typer.Option(
             "--fast",
             help="On a CPU: weights of 8 bits. Nearly the same answers, see the README for how nearly.",
-            rich_help_panel=_DEVICE,
+            rich_help_panel=DEVICE,
         ),
     ] = False
     batch_size: Annotated[
@@ -76,11 +80,11 @@ class ModelFlags:
             min=1,
             help="The most answers to compute at a time. Default: as many as the device's memory takes, up "
             "to 8 on a CPU and 64 on a GPU. It changes no answer.",
-            rich_help_panel=_DEVICE,
+            rich_help_panel=DEVICE,
         ),
     ] = None
     offline: Annotated[
-        bool, typer.Option("--offline", help="Never touch the network.", rich_help_panel=_DEVICE)
+        bool, typer.Option("--offline", help="Never touch the network.", rich_help_panel=DEVICE)
     ] = False
 
     def loras(self) -> list[tuple[str, float]]:
@@ -105,7 +109,7 @@ class ModelFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerFlags(QuestionFlags, ModelFlags):
+class AnswerFlags(QuestionFlags, DeviceFlags, _OneModel):
     """What was given for the options that captioning commands share."""
 
     def captioner(self, *, fetch: bool = True) -> Captioner:

@@ -16,6 +16,7 @@ from .instructions import instructions
 from .models import models_app
 from .ocr import ocr
 from .segment import segment
+from .serve import serve
 
 DESCRIPTION = """Captions, tags and analyses of images with Florence-2 PromptGen.
 
@@ -36,6 +37,7 @@ app.command(help=fold(caption.__doc__))(caption)
 app.command(help=fold(folder.__doc__))(folder)
 for _regions in (detect, ground, segment, ocr):
     app.command(help=fold(_regions.__doc__))(_regions)
+app.command(help=fold(serve.__doc__))(serve)
 app.command(help=fold(instructions.__doc__))(instructions)
 app.add_typer(models_app, name="models")
 

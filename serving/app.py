@@ -6,17 +6,29 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from .._version import __version__
-from . import health
+from . import health, metrics, page
 from .bodies import Utf8JSONResponse
+from .body_limits import BodyGuard, HeldBytes
+from .door import DoorGuard
 from .failures import handle_failures
+from .health import Liveness
+from .metrics import Metrics
+from .request_log import RequestLog
 from .scheduler import Scheduler
 from .settings import ServerSettings
 
 
-def create_app(settings: ServerSettings, scheduler: Scheduler) -> FastAPI:
-    """The ASGI application. Its lifespan starts the scheduler, and waits for all that it has accepted."""
+def create_app(settings: ServerSettings, scheduler: Scheduler, counts: Metrics | None = None) -> FastAPI:
+    """The ASGI application. Its lifespan starts the scheduler, and waits for all that it has accepted.
+
+    Args:
+        counts: those that ``scheduler`` has for its watch.
+    """
+    counts = counts or Metrics()
+    held = HeldBytes()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -35,4 +47,25 @@ def create_app(settings: ServerSettings, scheduler: Scheduler) -> FastAPI:
     app.state.scheduler = scheduler
     handle_failures(app)
     app.include_router(health.router(scheduler))
+    app.include_router(metrics.router(counts, scheduler, held))
+    app.include_router(page.router())
+    _add_guards(app, settings, scheduler, counts, held)
     return app
+
+
+def _add_guards(
+    app: FastAPI, settings: ServerSettings, scheduler: Scheduler, counts: Metrics, held: HeldBytes
+) -> None:
+    """Each is before those that were added earlier."""
+    app.add_middleware(BodyGuard, limits=settings.limits, held=held, draining=lambda: scheduler.draining)
+    app.add_middleware(DoorGuard, settings=settings)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.rstrip("/") for origin in settings.cors_origins],
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    app.add_middleware(RequestLog, metrics=counts)
+    app.add_middleware(Liveness)

@@ -8,9 +8,13 @@ __all__ = [
     "DeadlineError",
     "DrainingError",
     "EngineFailedError",
+    "ForbiddenError",
+    "KeyRefusedError",
     "ModelNotServedError",
     "QueueFullError",
     "ServingError",
+    "SlowBodyError",
+    "TooManyConnectionsError",
     "UnreadableImagesError",
 ]
 
@@ -37,11 +41,32 @@ class BadRequestError(ServingError):
     code = "bad_request"
 
 
+class KeyRefusedError(ServingError):
+    """The API key is missing or none of the server's."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class ForbiddenError(ServingError):
+    """A web page of another place tries to use the server through its visitor's browser."""
+
+    status = 403
+    code = "forbidden"
+
+
 class ModelNotServedError(ServingError):
     """The model is not among those of this server."""
 
     status = 404
     code = "model_not_found"
+
+
+class SlowBodyError(ServingError):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "body_timeout"
 
 
 class BodyTooLargeError(ServingError):
@@ -63,6 +88,13 @@ class QueueFullError(ServingError):
 
     status = 429
     code = "queue_full"
+
+
+class TooManyConnectionsError(ServingError):
+    """So many clients are connected already that one more is not served."""
+
+    status = 503
+    code = "too_many_connections"
 
 
 class DrainingError(ServingError):
