@@ -9,12 +9,11 @@ from pydantic import Field
 
 from ..captioning import CaptionOptions, GenerationOptions, TagOptions, TileOptions, VisionOptions
 from .errors import BadRequestError
-from .settings import Limits
 from .strict import Strict
 
 __all__ = ["AnswerOptions"]
 
-LONGEST_TEXT = 10_000  # characters
+LONGEST_TEXT = 20_000  # characters
 _OWN = "Default: the checkpoint's own setting."
 
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
@@ -118,16 +117,12 @@ class AnswerOptions(Strict):
         False, description="With tile: do not look at the whole picture as well, where there are tiles."
     )
 
-    def caption_options(self, limits: Limits) -> CaptionOptions:
+    def caption_options(self) -> CaptionOptions:
         """The engine's options.
 
         Raises:
-            BadRequestError: a value is above the server's limit, or two contradict each other.
+            BadRequestError: a text cannot be read, or two options contradict each other.
         """
-        most = {"num_beams": limits.beams, "max_new_tokens": limits.new_tokens}
-        for name, limit in most.items():
-            if (getattr(self, name) or 0) > limit:
-                raise BadRequestError(f"{name} is {getattr(self, name)}; this server allows at most {limit}.")
         names = {field.name for field in fields(GenerationOptions)} & set(AnswerOptions.model_fields)
         try:
             return CaptionOptions(

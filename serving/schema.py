@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 from pydantic import Field
 
+from ..captioning.captioner import DEFAULT_INSTRUCTION
+from .asks import Ask
 from .options import AnswerOptions
 from .strict import Strict
 
-__all__ = ["AnswerOptions", "CaptionsRequest", "DigestRequest", "NamedImage"]
+__all__ = ["AnswerOptions", "Base64", "CaptionsRequest", "DigestRequest", "NamedImage"]
 
 Name = Annotated[str, Field(max_length=1000)]
 InstructionName = Annotated[str, Field(max_length=100)]
 InstructionNames = Annotated[str, Field(max_length=2000)]
 InstructionList = Annotated[list[InstructionName], Field(max_length=100)]
+
 _BASE64 = {"contentEncoding": "base64", "contentMediaType": "image/*", "minLength": 1}
 Base64 = Annotated[str, Field(json_schema_extra=_BASE64)]
 
@@ -24,9 +28,6 @@ class NamedImage(Strict):
 
     data: Base64 = Field(description="The bytes of an image file in base64, or a data URI with them.")
     name: Name | None = Field(None, description='Default: "image" and its number.', examples=["cat.jpg"])
-
-
-Images = Annotated[list[Base64 | NamedImage], Field(max_length=10_000)]
 
 
 Images = Annotated[list[Base64 | NamedImage], Field(max_length=10_000)]
@@ -46,8 +47,23 @@ class DigestRequest(Strict):
         " them, in any case, with or without brackets. Default: GENERATE_TAGS.",
         examples=[["CAPTION", "GENERATE_TAGS"]],
     )
-    instruction: InstructionName | None = Field(None, description="The same for one.", examples=["CAPTION"])
+    instruction: InstructionName | None = Field(
+        None, description="The same for one; it comes first.", examples=["CAPTION"]
+    )
     options: AnswerOptions | None = Field(None, description="How to answer.")
+
+    def ask(self) -> Ask:
+        """What the scheduler is asked.
+
+        Raises:
+            BadRequestError: options contradict each other, or a text among them cannot be read.
+        """
+        given = self.instructions or []
+        if isinstance(given, str):
+            given = [name for name in given.split(",") if name.strip()]
+        names = [*([self.instruction] if self.instruction else []), *given]
+        options = self.options or AnswerOptions()
+        return Ask(self.model, tuple(names) or (DEFAULT_INSTRUCTION,), options.caption_options())
 
 
 class CaptionsRequest(DigestRequest):
@@ -60,3 +76,7 @@ class CaptionsRequest(DigestRequest):
         gt=0,
         description="Seconds to have the answer in. Default, and the most there is: the server's limit.",
     )
+
+    def ask(self) -> Ask:
+        """What the scheduler is asked, and the time it has."""
+        return dataclasses.replace(super().ask(), seconds=self.timeout)

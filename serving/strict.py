@@ -35,7 +35,7 @@ class Strict(BaseModel):
         return data
 
 
-_Model = TypeVar("_Model", bound=Strict)
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def read_object(model: type[_Model], data: object) -> _Model:
