@@ -100,9 +100,7 @@ def _check_number(pictures: int, limits: Limits) -> None:
 
 async def _decode(images: Sequence[str | NamedImage]) -> list[tuple[str, bytes]]:
     """The pictures of a JSON body, each with the name that the client gave it, if any."""
-    named = [
-        image if isinstance(image, NamedImage) else NamedImage(data=image, name=None) for image in images
-    ]
+    named = [image if isinstance(image, NamedImage) else NamedImage(data=image) for image in images]
     names = [image.name or f"image {number}" for number, image in enumerate(named, start=1)]
     data = await decode_images([image.data for image in named], names)
     return list(zip(names, data, strict=True))

@@ -52,10 +52,8 @@ async def read_form(request: Request) -> tuple[CaptionsRequest, list[tuple[str, 
         if not parser.is_complete:
             raise BadRequestError("The form was cut off: it ends before the boundary that would end it.")
         asked = _asked(form)
-        files = [file for name in _FILES for file in form.getlist(name)]
-        return asked, [
-            (file.filename or "", await file.read()) for file in files if not isinstance(file, str)
-        ]
+        files = [value for name in _FILES for value in form.getlist(name) if not isinstance(value, str)]
+        return asked, [(file.filename or "", await file.read()) for file in files]
     finally:
         await form.close()
 
@@ -92,8 +90,7 @@ def _asked(form: FormData) -> CaptionsRequest:
 def _texts(form: FormData) -> dict[str, list[str]]:
     """The texts of each field, under one name where it has two.
 
-    Those of the pictures are checked alone. Empty ones, which web pages send where nothing was entered, do not
-    count.
+    Pictures are checked alone. Empty texts, which web pages send where nothing was entered, do not count.
     """
     texts: dict[str, list[str]] = {}
     for name, value in form.multi_items():

@@ -28,93 +28,111 @@ class AnswerOptions(Strict):
     """
 
     num_beams: int | None = Field(
-        None, ge=1, description=f"Beams of the beam search; 1 is greedy. {_OWN}", examples=[1]
+        default=None, ge=1, description=f"Beams of the beam search; 1 is greedy. {_OWN}", examples=[1]
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, description=f"Longest answer, in tokens. {_OWN}", examples=[256]
+        default=None, ge=1, description=f"Longest answer, in tokens. {_OWN}", examples=[256]
     )
-    min_new_tokens: int | None = Field(None, ge=0, le=1024, description=f"Shortest answer, in tokens. {_OWN}")
-    do_sample: bool | None = Field(None, description=f"Draw tokens at random. {_OWN}")
+    min_new_tokens: int | None = Field(
+        default=None, ge=0, le=1024, description=f"Shortest answer, in tokens. {_OWN}"
+    )
+    do_sample: bool | None = Field(default=None, description=f"Draw tokens at random. {_OWN}")
     temperature: float | None = Field(
-        None, ge=0.01, le=100, description=f"With do_sample: above 1 wilder, below 1 tamer. {_OWN}"
+        default=None, ge=0.01, le=100, description=f"With do_sample: above 1 wilder, below 1 tamer. {_OWN}"
     )
     top_k: int | None = Field(
-        None,
+        default=None,
         ge=0,
         le=1_000_000,
         description=f"With do_sample: only the K likeliest tokens; 0 is off. {_OWN}",
     )
     top_p: float | None = Field(
-        None, gt=0, le=1, description=f"With do_sample: only the likeliest tokens that sum to P. {_OWN}"
+        default=None,
+        gt=0,
+        le=1,
+        description=f"With do_sample: only the likeliest tokens that sum to P. {_OWN}",
     )
     repetition_penalty: float | None = Field(
-        None, ge=0.01, le=100, description=f"Above 1 discourages tokens already used; 1 is off. {_OWN}"
+        default=None,
+        ge=0.01,
+        le=100,
+        description=f"Above 1 discourages tokens already used; 1 is off. {_OWN}",
     )
     length_penalty: float | None = Field(
-        None, ge=-10, le=10, description=f"With beams: above 0 prefers longer answers. {_OWN}"
+        default=None, ge=-10, le=10, description=f"With beams: above 0 prefers longer answers. {_OWN}"
     )
     no_repeat_ngram_size: int | None = Field(
-        None, ge=0, le=1024, description=f"No run of N tokens twice; 0 is off. {_OWN}"
+        default=None, ge=0, le=1024, description=f"No run of N tokens twice; 0 is off. {_OWN}"
     )
     early_stopping: bool | Literal["never"] | None = Field(
-        None, description=f"When beam search stops: true, false or never. {_OWN}"
+        default=None, description=f"When beam search stops: true, false or never. {_OWN}"
     )
     seed: int | None = Field(
-        None, ge=0, le=2**64 - 1, description="With do_sample: repeat the same draws. Default: fresh ones."
+        default=None,
+        ge=0,
+        le=2**64 - 1,
+        description="With do_sample: repeat the same draws. Default: fresh ones.",
     )
     text_input: Text | None = Field(
-        None,
+        default=None,
         description="For instructions that take one: a text, such as the phrase to locate; or a region as"
         " x0,y0,x1,y1 in pixels or in fractions of the picture, several with ; between them.",
     )
     background: Annotated[str, Field(max_length=100)] | None = Field(
-        "white", description="Colour behind transparent pixels: a name or #RRGGBB.", examples=["#808080"]
+        default="white",
+        description="Colour behind transparent pixels: a name or #RRGGBB.",
+        examples=["#808080"],
     )
-    prefix: Text | None = Field("", description="Put before every answer.")
-    suffix: Text | None = Field("", description="Put after every answer.")
+    prefix: Text | None = Field(default="", description="Put before every answer.")
+    suffix: Text | None = Field(default="", description="Put after every answer.")
     exclude: Text | Texts | None = Field(
-        None,
+        default=None,
         description="Tags to leave out, with commas between them or as a list; * stands for any characters.",
         examples=["simple background, *hair"],
     )
     replace: Text | Texts | None = Field(
-        None,
+        default=None,
         description="Whole tags or whole words to replace, OLD:NEW, with ; between them or as a list; an"
         " empty NEW takes them out.",
         examples=["photo:picture;blurry:"],
     )
     underscores: Literal["keep", "spaces", "underscores"] | None = Field(
-        "keep", description="What becomes of those in tags: long_hair is long hair with spaces; ^_^ stays."
+        default="keep",
+        description="What becomes of those in tags: long_hair is long hair with spaces; ^_^ stays.",
     )
     escape_parentheses: bool | None = Field(
-        None, description=r"In tags: true writes \( \), false ( ). Default: as the model wrote them."
+        default=None, description=r"In tags: true writes \( \), false ( ). Default: as the model wrote them."
     )
-    deduplicate: bool | None = Field(False, description="Drop repeated tags.")
-    scores: bool | None = Field(False, description="Say how sure the model is of each region, 0–1.")
+    deduplicate: bool | None = Field(default=False, description="Drop repeated tags.")
+    scores: bool | None = Field(default=False, description="Say how sure the model is of each region, 0–1.")
     threshold: float | None = Field(
-        None, ge=0, le=1, description="Leave out regions that score below. Default: none is left out."
+        default=None, ge=0, le=1, description="Leave out regions that score below. Default: none is left out."
     )
     max_regions: int | None = Field(
-        None, ge=1, description="Of each answer only the N best-scored regions. Default: all."
+        default=None, ge=1, description="Of each answer only the N best-scored regions. Default: all."
     )
     nms: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=1,
         description="Non-maximum suppression: of two boxes of one label that overlap more than this"
         " (intersection over union), only the better-scored. Default: all.",
     )
     tile: Literal["auto"] | Annotated[int, Field(ge=32)] | None = Field(
-        None,
+        default=None,
         description="Look for small things and words in large pictures: in overlapping tiles with sides of so"
         " many pixels; auto is twice the side of what the checkpoint sees. Default: no tiles.",
         examples=["auto"],
     )
     tile_overlap: float | None = Field(
-        None, ge=0, le=0.75, description="With tile: the part of its side that the next one shares; 0.25."
+        default=None,
+        ge=0,
+        le=0.75,
+        description="With tile: the part of its side that the next one shares; 0.25.",
     )
     tiles_only: bool | None = Field(
-        False, description="With tile: do not look at the whole picture as well, where there are tiles."
+        default=False,
+        description="With tile: do not look at the whole picture as well, where there are tiles.",
     )
 
     def caption_options(self) -> CaptionOptions:

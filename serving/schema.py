@@ -27,7 +27,9 @@ class NamedImage(Strict):
     """A picture, and what the answer is to call it."""
 
     data: Base64 = Field(description="The bytes of an image file in base64, or a data URI with them.")
-    name: Name | None = Field(None, description='Default: "image" and its number.', examples=["cat.jpg"])
+    name: Name | None = Field(
+        default=None, description='Default: "image" and its number.', examples=["cat.jpg"]
+    )
 
 
 Images = Annotated[list[Base64 | NamedImage], Field(max_length=10_000)]
@@ -37,20 +39,20 @@ class DigestRequest(Strict):
     """What is asked, and how."""
 
     model: Name | None = Field(
-        None,
+        default=None,
         description="One of those that /v1/models lists. Default: the server's first.",
         examples=["Florence-2-base-PromptGen-v2.0"],
     )
     instructions: InstructionNames | InstructionList | None = Field(
-        None,
+        default=None,
         description="One or several of those that /v1/instructions lists, as a list or with commas between"
         " them, in any case, with or without brackets. Default: GENERATE_TAGS.",
         examples=[["CAPTION", "GENERATE_TAGS"]],
     )
     instruction: InstructionName | None = Field(
-        None, description="The same for one; it comes first.", examples=["CAPTION"]
+        default=None, description="The same for one; it comes first.", examples=["CAPTION"]
     )
-    options: AnswerOptions | None = Field(None, description="How to answer.")
+    options: AnswerOptions | None = Field(default=None, description="How to answer.")
 
     def ask(self) -> Ask:
         """What the scheduler is asked.
@@ -69,10 +71,10 @@ class DigestRequest(Strict):
 class CaptionsRequest(DigestRequest):
     """Pictures, and what is asked about each of them."""
 
-    images: Images | None = Field(None, description="The pictures.")
-    image: Base64 | NamedImage | None = Field(None, description="The same for one; it comes first.")
+    images: Images | None = Field(default=None, description="The pictures.")
+    image: Base64 | NamedImage | None = Field(default=None, description="The same for one; it comes first.")
     timeout: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description="Seconds to have the answer in. Default, and the most there is: the server's limit.",
     )
