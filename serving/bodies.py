@@ -64,7 +64,7 @@ def parse_json(body: bytes) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise BadRequestError("The body is JSON that is nested too deeply.") from error
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise BadRequestError(f"The body has text that is no Unicode: {error.reason}.") from error
     except ValueError as error:
         raise BadRequestError(f"The body is not valid JSON: {error}.") from error

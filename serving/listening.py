@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +30,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
         for family, kind, protocol, _, address in _addresses(host, port):
             one = socket.socket(family, kind, protocol)
             sockets.append(one)
-            if os.name == "nt":
+            if sys.platform == "win32":
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
             else:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

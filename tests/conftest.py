@@ -11,12 +11,13 @@ import pytest
 from .browser import Editor, open_browser, open_editor
 from .comfyui_host import Checkout, Host, UnavailableError, find_checkouts, start_host
 from .command_line import promptgen
+from .serving_host import demo_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-__all__ = ["promptgen"]  # a fixture
+__all__ = ["demo_server", "promptgen"]  # fixtures
 
 # Files that start a ComfyUI. One that lacks here only takes longer: its process starts one more.
 NEED_COMFYUI = (
