@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from .._version import __version__
-from . import captions, health, metrics, page
+from . import captions, health, metrics, openai_face, page, visionapi
 from .bodies import Utf8JSONResponse
 from .body_limits import BodyGuard, HeldBytes
 from .door import DoorGuard
@@ -49,6 +49,8 @@ def create_app(settings: ServerSettings, scheduler: Scheduler, counts: Metrics |
     app.include_router(health.router(scheduler))
     app.include_router(metrics.router(counts, scheduler, held))
     app.include_router(page.router())
+    app.include_router(visionapi.router(scheduler))
+    app.include_router(openai_face.router(scheduler, settings))
     app.include_router(captions.router(scheduler, settings.limits))
     _add_guards(app, settings, scheduler, counts, held)
     return app
