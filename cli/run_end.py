@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..captioning.runs.summary import summary
-from .reporting import FAILED, STOPPED, say
+from .reporting import FAILED, STOPPED, say, say_error
 
 if TYPE_CHECKING:
     from ..captioning.runs.run import RunReport
@@ -27,6 +27,8 @@ def tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
             say(line)
     if page is not None and not quiet:
         say(f"Report: {page}")
+    if report.gone is not None:
+        say_error(report.gone)
     if report.too_many_errors:
         say("Stopped, since more images have failed than --max-errors allows.")
     if report.stopped or report.too_many_errors:
@@ -35,7 +37,7 @@ def tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
         say("Images that failed before, and have not changed, are tried again with --retry-errors.")
     if report.failed or report.failed_before:
         say(f"Images that failed are listed in {report.errors}")
-    if report.stopped and not report.too_many_errors:
+    if report.stopped and not (report.too_many_errors or report.gone):
         raise typer.Exit(STOPPED)
     if not report.complete:
         raise typer.Exit(FAILED)

@@ -31,7 +31,7 @@ from .sources import find_items, is_in_shard
 from .sources.patient import held_bytes
 from .stored_journal import is_journal_there, open_journal
 from .stores import Place
-from .workers import Waiting, Workers
+from .workers import AnswererGoneError, Waiting, Workers
 from .writing import GroupWriter
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class RunReport:
     too_many_errors: bool
     journal: Place
     errors: Place  # file of the pictures that failed; there if there are any
+    gone: str | None = None  # why whoever answered could not be asked any more, if that stopped it
     waited: float | None = None  # share of the time, 0 to 1, in which the model waited for pictures, if known
 
     @property
@@ -179,6 +180,7 @@ class FolderRun:
         self._ended = threading.Event()  # no picture is looked for any more
         self._counter: Counter | None = None
         self._total: int | None = None
+        self._gone: str | None = None
 
     def run(self) -> RunReport:
         """Do it."""
@@ -200,6 +202,9 @@ class FolderRun:
             behind: Behind[Record] = Behind(writer.write, weigh=_held)
             try:
                 self._caption(selection, behind)
+            except AnswererGoneError as error:
+                self._gone = str(error)
+                self._stop.set()
             finally:  # whatever has happened, what was answered is written
                 behind.finish()
                 writer.finish()
@@ -404,7 +409,7 @@ class FolderRun:
             failed_before=left.failed_before, kept=left.kept, same_stem=left.same_stem,
             problems=self._problems, seconds=seconds, stopped=self._stop.is_set(),
             too_many_errors=too_many, journal=self._journal, errors=self._errors,
-            waited=self._waiting.share,
+            gone=self._gone, waited=self._waiting.share,
         )  # fmt: skip
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from .base import Workers
-from .errors import WorkerError
+from .errors import AnswererGoneError, WorkerError
 from .in_process import InProcess
 from .processes import WorkerProcesses
 from .ray_data import ClusterError, RayOptions, RayWorkers
 from .waiting import Waiting
 
 __all__ = [
+    "AnswererGoneError",
     "ClusterError",
     "InProcess",
     "RayOptions",

@@ -25,5 +25,8 @@ class Workers(Protocol):
 
         Yields:
             A record, or ``None`` about ten times a second while there is none.
+
+        Raises:
+            AnswererGoneError: there is nobody to ask any more; the run ends in order.
         """
         ...
