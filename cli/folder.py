@@ -17,7 +17,7 @@ from .reporting import UsageError
 
 if TYPE_CHECKING:
     from ..captioning import Captioner
-    from ..captioning.runs.answerer import Answerer
+    from ..captioning.runs.asked_model import AskedModel
     from ..captioning.runs.run import RunOptions
     from ..captioning.runs.workers import Workers
 
@@ -75,8 +75,8 @@ def folder(
     Exit status: 0 every image has its captions, 1 something failed, 2 wrong usage, 130 stopped with Ctrl-C.
     """
 
-    def answerer_for(options: RunOptions) -> Answerer:
-        from ..captioning.runs.answerer import local_answerer
+    def model_for(options: RunOptions) -> AskedModel:
+        from ..captioning.runs.asked_model import local_model
 
         fetch = not wanted.dry_run
         if not ray and ray_address is None and ray_workers is None:
@@ -85,9 +85,9 @@ def folder(
             captioner, workers = workers_on_ray(ray_address, ray_workers, flags, options, fetch=fetch)
         else:
             raise UsageError("--devices are of this machine, --ray is for others; give one of the two.")
-        return local_answerer(captioner, options, workers)
+        return local_model(captioner, options, workers)
 
-    caption_folders(path, source, instruction, flags, wanted, answerer_for)
+    caption_folders(path, source, instruction, flags, wanted, model_for)
 
 
 def _captioner(

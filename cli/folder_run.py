@@ -24,7 +24,7 @@ from .run_progress import RunTeller
 from .stopping import stop_on_signals
 
 if TYPE_CHECKING:
-    from ..captioning.runs.answerer import Answerer
+    from ..captioning.runs.asked_model import AskedModel
     from ..captioning.runs.run import Plan, RunOptions
 
 
@@ -34,12 +34,12 @@ def caption_folders(
     instruction: Sequence[str],
     flags: QuestionFlags,
     wanted: FolderFlags,
-    answerer_for: Callable[[RunOptions], Answerer],
+    model_for: Callable[[RunOptions], AskedModel],
 ) -> None:
     """Run, or say what a run would do.
 
     Args:
-        answerer_for: who answers; called once the options are known to be sound.
+        model_for: whom to ask; called once the options are known to be sound.
 
     Raises:
         typer.Exit: not every image has its captions, see :mod:`.reporting`.
@@ -55,7 +55,7 @@ def caption_folders(
             raise UsageError(str(error)) from error
         if "-" in paths:
             options = _kept_here(options, paths)
-        answerer = answerer_for(options)
+        model = model_for(options)
         stop = threading.Event()
         first = (
             f"Stopping{'' if wanted.dry_run else ' after the images at hand'}. Ctrl-C again stops at once."
@@ -65,7 +65,7 @@ def caption_folders(
                 stop_on_signals(stop, first),
                 RunTeller(quiet=flags.quiet, seconds=wanted.report_every) as teller,
             ):
-                run = FolderRun(options, answerer, teller.progress, stop, teller.problem)
+                run = FolderRun(options, model, teller.progress, stop, teller.problem)
                 if wanted.dry_run:
                     plan = run.plan()
                 else:

@@ -151,7 +151,7 @@ def _output_options(
 
 
 def _run(output: OutputOptions, images: Sequence[str], flags: AnswerFlags, wanted: RegionFlags) -> None:
-    from ..captioning.runs.answerer import local_answerer
+    from ..captioning.runs.asked_model import local_model
     from ..captioning.runs.run import FolderRun, RunOptions
     from .run_end import tell_report
     from .run_progress import RunTeller
@@ -175,8 +175,8 @@ def _run(output: OutputOptions, images: Sequence[str], flags: AnswerFlags, wante
     stop = threading.Event()
     first = "Stopping after the images at hand. Ctrl-C again stops at once."
     with stop_on_signals(stop, first), RunTeller(quiet=flags.quiet, seconds=30.0) as teller:
-        answerer = local_answerer(captioner, options)
-        report = FolderRun(options, answerer, teller.progress, stop, teller.problem).run()
+        model = local_model(captioner, options)
+        report = FolderRun(options, model, teller.progress, stop, teller.problem).run()
     tell_report(report, None, quiet=flags.quiet)
 
 

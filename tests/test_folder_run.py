@@ -33,7 +33,7 @@ from promptgen.captioning import (
     TagOptions,
     open_image,
 )
-from promptgen.captioning.runs.answerer import local_answerer
+from promptgen.captioning.runs.asked_model import local_model
 from promptgen.captioning.runs.outputs import Column, Existing, Form, OutputError, OutputOptions
 from promptgen.captioning.runs.places import JOURNAL
 from promptgen.captioning.runs.run import FolderRun, RunOptions, RunProgress, RunReport, run_folder
@@ -588,7 +588,7 @@ def test_a_run_that_is_stopped_writes_what_it_has_and_goes_on_later(
 
     slow = Captioner("demo", device="cpu", dtype="fp32", batch_size=1)
     options = RunOptions((str(album),), OutputOptions((Column("GENERATE_TAGS"),)), OPTIONS)
-    report = FolderRun(options, local_answerer(slow, options), watch, stop, lambda *_: None).run()
+    report = FolderRun(options, local_model(slow, options), watch, stop, lambda *_: None).run()
     assert report.stopped
     assert not report.complete
     assert report.captioned == 2

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 from promptgen.captioning import Captioner, CaptionOptions, GenerationOptions
 from promptgen.captioning.runs import run as runs
-from promptgen.captioning.runs.answerer import local_answerer
+from promptgen.captioning.runs.asked_model import local_model
 from promptgen.captioning.runs.outputs import Column, Existing, Form, OutputError, OutputOptions
 from promptgen.captioning.runs.records import Item
 from promptgen.captioning.runs.run import FolderRun, RunOptions, RunProgress, RunReport
@@ -63,9 +63,9 @@ def run(
     where = {"forms": forms, "output_dir": source.parent.parent / "out", **output}
     options = RunOptions((str(source),), OutputOptions((Column("GENERATE_TAGS"),), **where), OPTIONS)
     problems = [] if told is None else told
-    answerer = local_answerer(captioner, options)
+    model = local_model(captioner, options)
     return FolderRun(
-        options, answerer, on_progress, stop or threading.Event(), lambda *one: problems.append(one)
+        options, model, on_progress, stop or threading.Event(), lambda *one: problems.append(one)
     ).run()
 
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image, ImageDraw
 from promptgen.captioning import Captioner, CaptionOptions, GenerationOptions
-from promptgen.captioning.runs.answerer import local_answerer
+from promptgen.captioning.runs.asked_model import local_model
 from promptgen.captioning.runs.flow import Behind
 from promptgen.captioning.runs.journal import JournalError
 from promptgen.captioning.runs.outputs import (
@@ -746,12 +746,12 @@ def test_a_dry_run_leaves_the_store_alone(s3: Any, bucket: str, captioner: Capti
     options = RunOptions((f"{bucket}/album",), output, OPTIONS)
     before = s3.find(bucket)
     planned = FolderRun(
-        options, local_answerer(captioner, options), lambda _: None, threading.Event(), lambda *_: None
+        options, local_model(captioner, options), lambda _: None, threading.Event(), lambda *_: None
     ).plan()
     assert (planned.to_caption, s3.find(bucket)) == (4, before)
     run(f"{bucket}/album", captioner)
     before = s3.find(bucket)
     planned = FolderRun(
-        options, local_answerer(captioner, options), lambda _: None, threading.Event(), lambda *_: None
+        options, local_model(captioner, options), lambda _: None, threading.Event(), lambda *_: None
     ).plan()
     assert (planned.to_caption, planned.done_before, s3.find(bucket)) == (0, 3, before)

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from ..captioner import CaptionOptions
-from .answerer import Answerer, local_answerer
+from .asked_model import AskedModel, local_model
 from .behindhand import Behindhand
 from .counting import Counter
 from .flow import Ahead, Behind
@@ -31,7 +31,7 @@ from .sources import find_items, is_in_shard
 from .sources.patient import held_bytes
 from .stored_journal import is_journal_there, open_journal
 from .stores import Place
-from .workers import AnswererGoneError, Waiting, Workers
+from .workers import ModelGoneError, Waiting, Workers
 from .writing import GroupWriter
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class RunReport:
     too_many_errors: bool
     journal: Place
     errors: Place  # file of the pictures that failed; there if there are any
-    gone: str | None = None  # why whoever answered could not be asked any more, if that stopped it
+    gone: str | None = None  # why the model could not be asked any more, if that stopped it
     waited: float | None = None  # share of the time, 0 to 1, in which the model waited for pictures, if known
 
     @property
@@ -151,8 +151,8 @@ def run_folder(
         JournalError: the journal is in use or cannot be used.
         ModelFilesError, CheckpointError, ValueError, OutOfMemoryError: see :meth:`.Captioner.stream`.
     """
-    answerer = local_answerer(captioner, options, workers)
-    return FolderRun(options, answerer, on_progress, stop or threading.Event(), on_problem).run()
+    model = local_model(captioner, options, workers)
+    return FolderRun(options, model, on_progress, stop or threading.Event(), on_problem).run()
 
 
 class FolderRun:
@@ -161,13 +161,13 @@ class FolderRun:
     def __init__(
         self,
         options: RunOptions,
-        answerer: Answerer,
+        model: AskedModel,
         on_progress: Callable[[RunProgress], None],
         stop: threading.Event,
         on_problem: OnProblem,
     ) -> None:
         self._options = options
-        self._answerer = answerer
+        self._model = model
         self._waiting = Waiting()
         self._journal = options.journal or journal_place(options.inputs, options.output)
         self._errors = options.output.errors or errors_place(options.inputs, options.output)
@@ -188,7 +188,7 @@ class FolderRun:
         options = self._options
         if options.report is not None:
             check_report_place(options.report)
-        settings = self._answerer.digest()
+        settings = self._model.digest()
         outputs = self._make_outputs()
         with ExitStack() as stack:
             late = self._check_targets(outputs, stack)  # before there is any file of ours
@@ -202,7 +202,7 @@ class FolderRun:
             behind: Behind[Record] = Behind(writer.write, weigh=_held)
             try:
                 self._caption(selection, behind)
-            except AnswererGoneError as error:
+            except ModelGoneError as error:
                 self._gone = str(error)
                 self._stop.set()
             finally:  # whatever has happened, what was answered is written
@@ -224,7 +224,7 @@ class FolderRun:
             SourceError, OutputError, JournalError: as the run would.
         """
         options = self._options
-        settings = self._answerer.digest()
+        settings = self._model.digest()
         outputs = self._make_outputs()
         with ExitStack() as stack:
             late = self._check_targets(outputs, stack)
@@ -263,7 +263,7 @@ class FolderRun:
             "images": ", ".join(options.inputs),
             "captions": ", ".join(places_of(options)),
             "instructions": ", ".join(options.instructions),
-            **self._answerer.told,
+            **self._model.told,
             "beams": str(generation.num_beams),
             "new tokens, at most": str(generation.max_new_tokens),
             "journal": str(self._journal),
@@ -333,7 +333,7 @@ class FolderRun:
         with ExitStack() as stack:
             stack.enter_context(closing(work))
             stack.callback(self._ended.set)
-            workers = self._answerer.workers(self._waiting, self._advance)
+            workers = self._model.workers(self._waiting, self._advance)
             answers = workers.answer(self._given(work, behind), self._stopping)
             for record in stack.enter_context(closing(answers)):
                 if record is None:

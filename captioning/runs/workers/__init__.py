@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from .base import Workers
-from .errors import AnswererGoneError, WorkerError
+from .errors import ModelGoneError, WorkerError
 from .in_process import InProcess
 from .processes import WorkerProcesses
 from .ray_data import ClusterError, RayOptions, RayWorkers
 from .waiting import Waiting
 
 __all__ = [
-    "AnswererGoneError",
     "ClusterError",
     "InProcess",
+    "ModelGoneError",
     "RayOptions",
     "RayWorkers",
     "Waiting",

@@ -27,6 +27,6 @@ class Workers(Protocol):
             A record, or ``None`` about ten times a second while there is none.
 
         Raises:
-            AnswererGoneError: there is nobody to ask any more; the run ends in order.
+            ModelGoneError: it cannot be asked any more; the run ends in order.
         """
         ...

@@ -7,8 +7,8 @@ class WorkerError(RuntimeError):
     """The processes that caption cannot go on; the message says what ended the last of them."""
 
 
-class AnswererGoneError(Exception):
-    """Whoever answers cannot be asked any more, for no fault of a picture.
+class ModelGoneError(Exception):
+    """The model cannot be asked any more, for no fault of a picture.
 
     The run ends as if it had been told to: what was answered is kept, and the next one goes on.
     """

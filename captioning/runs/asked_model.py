@@ -1,4 +1,4 @@
-"""Who answers the questions of a run, as far as the run itself needs to know."""
+"""The model that a run asks, wherever it is, as far as the run itself needs to know."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from ..captioner import Captioner
     from .run import RunOptions
 
-__all__ = ["Answerer", "local_answerer"]
+__all__ = ["AskedModel", "local_model"]
 
 
 @dataclass(frozen=True)
-class Answerer:
+class AskedModel:
     """A checkpoint with settings, wherever it is."""
 
     digest: Callable[[], str]  # of all that shapes the answers, see `settings_digest`
@@ -27,14 +27,14 @@ class Answerer:
     workers: Callable[[Waiting, Callable[[], None]], Workers]
 
 
-def local_answerer(captioner: Captioner, options: RunOptions, workers: Workers | None = None) -> Answerer:
+def local_model(captioner: Captioner, options: RunOptions, workers: Workers | None = None) -> AskedModel:
     """``captioner``, in this process unless there are ``workers`` with the same checkpoint and options."""
 
     def make(waiting: Waiting, tell: Callable[[], None]) -> Workers:
         return workers or InProcess(captioner, options.instructions, options.captions, waiting, tell)
 
     checkpoint = [captioner.model, *(f"{name}:{strength:g}" for name, strength in captioner.loras)]
-    return Answerer(
+    return AskedModel(
         digest=lambda: settings_digest(captioner, options.instructions, options.captions),
         told={
             "checkpoint": " + ".join(checkpoint),
