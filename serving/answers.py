@@ -12,6 +12,8 @@ __all__ = [
     "DigestAnswer",
     "ErrorAnswer",
     "InstructionsAnswer",
+    "OpenAIErrorAnswer",
+    "StatusAnswer",
     "UnreadableAnswer",
 ]
 
@@ -158,3 +160,30 @@ class UnreadableAnswer(ErrorAnswer):
     """No picture has an answer; what is wrong with each."""
 
     images: list[ImageFailure]
+
+
+@_exactly
+class OpenAIError(TypedDict):
+    """What OpenAI's clients read."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+@_exactly
+class OpenAIErrorAnswer(TypedDict):
+    """Why there is no answer, in one line, as OpenAI's clients read it, too."""
+
+    detail: str
+    error: OpenAIError
+    code: Annotated[str, Field(description="For programs; never changes.")]
+
+
+@_exactly
+class StatusAnswer(TypedDict):
+    """How the server is."""
+
+    status: Literal["ok", "ready", "shutting_down", "engine_failed"]
+    waiting: NotRequired[Annotated[int, Field(description="Pictures accepted and not answered yet.")]]

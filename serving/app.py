@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from .._version import __version__
-from . import captions, health, metrics, openai_face, page, visionapi
+from . import captions, docs, health, metrics, openai_face, page, visionapi
 from .bodies import Utf8JSONResponse
 from .body_limits import BodyGuard, HeldBytes
+from .description import describe
 from .door import DoorGuard
 from .failures import handle_failures
 from .health import Liveness
@@ -42,6 +43,8 @@ def create_app(settings: ServerSettings, scheduler: Scheduler, counts: Metrics |
         summary="Captions, tags and regions of pictures with Florence-2 PromptGen.",
         lifespan=lifespan,
         default_response_class=Utf8JSONResponse,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.settings = settings
     app.state.scheduler = scheduler
@@ -52,6 +55,8 @@ def create_app(settings: ServerSettings, scheduler: Scheduler, counts: Metrics |
     app.include_router(visionapi.router(scheduler))
     app.include_router(openai_face.router(scheduler, settings))
     app.include_router(captions.router(scheduler, settings.limits))
+    app.include_router(docs.router(app))
+    describe(app, settings, scheduler.models[0].name)
     _add_guards(app, settings, scheduler, counts, held)
     return app
 

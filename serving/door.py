@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .settings import ServerSettings
 
-__all__ = ["DoorGuard"]
+__all__ = ["DoorGuard", "is_open"]
 
 # Without a key: what says nothing of anybody's pictures. The page asks its user for the key.
 _OPEN_PATHS = ("/", "/health", "/ready", "/docs", "/redoc", "/openapi.json")
@@ -59,7 +59,7 @@ class DoorGuard:
         self._check_origin(headers, method)
         if not self._keys:
             self._check_host(headers)
-        elif path not in _OPEN_PATHS and not path.startswith(_OPEN_FOLDERS):
+        elif not is_open(path):
             self._check_key(headers)
 
     def _check_origin(self, headers: Headers, method: str) -> None:
@@ -103,6 +103,11 @@ class DoorGuard:
         raise KeyRefusedError(
             f"{wrong} Send it in a header: 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
         )
+
+
+def is_open(path: str) -> bool:
+    """Whether ``path`` is answered without a key."""
+    return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
 
 
 def _digest(key: bytes) -> bytes:
