@@ -52,7 +52,7 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         super().data_received(data)
-        if self.cycle is not before:  # the headers of a request are complete
+        if self.cycle is not before and not self.flow.write_paused:  # the headers of a request are complete
             self._stop_waiting()
 
     def on_response_complete(self) -> None:

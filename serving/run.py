@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import socket
@@ -23,6 +24,7 @@ __all__ = ["run"]
 
 _KEEP_ALIVE_SECONDS = 30
 _BACKLOG = 2048
+_LAST_CALL_SECONDS = 0.2
 
 
 def run(
@@ -89,4 +91,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._scheduler.drain()
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LAST_CALL_SECONDS)  # what is on its way in open connections is told why not
         await super().shutdown(sockets)
