@@ -73,7 +73,7 @@ function part(label, text) {
 function analysisTable({ subjects, unparsed }) {
   const table = make("table", "analysis");
   table.append(make("caption", "unseen", "Analysis"));
-  if (unparsed) table.append(make("tbody", "")).append(row("", unparsed));
+  if (unparsed) table.appendChild(make("tbody", "")).append(row("", unparsed));
   subjects.forEach((fields, index) => {
     const body = table.appendChild(make("tbody", ""));
     if (subjects.length > 1) {

@@ -178,7 +178,10 @@ function instructionRow({ name, summary }, ticked) {
   const words = document.createElement("span");
   const hint = document.createElement("span");
   hint.className = "hint";
+  hint.id = `about-${name}`;
   hint.textContent = summary;
+  box.setAttribute("aria-label", plainName(name));
+  box.setAttribute("aria-describedby", hint.id);
   words.append(plainName(name), " ", hint);
   row.append(box, words);
   return row;

@@ -152,7 +152,7 @@ async function readFile(file) {
  * @returns {Promise<any>} the JSON of the answer
  */
 async function request(address, options = {}) {
-  const headers = apiKey === null ? {} : { Authorization: `Bearer ${apiKey}` };
+  const headers = new Headers(apiKey === null ? [] : [["Authorization", `Bearer ${apiKey}`]]);
   let response;
   try {
     response = await fetch(address, { ...options, headers, cache: "no-store" });
