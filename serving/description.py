@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from .answers import ErrorAnswer, OpenAIErrorAnswer, UnreadableAnswer
+from .chat_schema import ChatBody
 from .door import is_open
 from .errors import (
     ForbiddenError,
@@ -80,7 +81,7 @@ class _Description:
         return found
 
     def _complete(self, path: str, described: dict[str, Any], operation: Operation) -> None:
-        errors = [ForbiddenError, TooManyConnectionsError, *operation.errors]
+        errors: list[type[ServingError]] = [ForbiddenError, TooManyConnectionsError, *operation.errors]
         if path == "/health":
             errors = [TooManyConnectionsError]  # answered before anybody asks who it is
         if self._settings.api_keys and not is_open(path):
@@ -126,7 +127,7 @@ class _Description:
         """All that end with ``status``."""
         errors = [error for error in errors if error.status == status]
         openai = path.startswith(("/v1/chat", "/v1/models"))
-        answer = OpenAIErrorAnswer if openai else ErrorAnswer
+        answer: type = OpenAIErrorAnswer if openai else ErrorAnswer
         more = {}
         if UnreadableImagesError in errors and path == "/v1/captions":
             answer = UnreadableAnswer
@@ -161,7 +162,8 @@ def _set_limits(components: dict[str, Any], limits: Limits) -> None:
     """What this server allows, where the models know only what is possible."""
     images = components[CaptionsRequest.__name__]["properties"]["images"]
     _unless_null(images)["maxItems"] = limits.images
-    _set_options_limits(components[AnswerOptions.__name__]["properties"], limits)
+    for model in (AnswerOptions, ChatBody):
+        _set_options_limits(components[model.__name__]["properties"], limits)
 
 
 def _set_options_limits(options: dict[str, Any], limits: Limits) -> None:

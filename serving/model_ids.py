@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def find_model_id(models: ServedModels, given: str | None) -> ModelId:
     try:
         return ModelId(model, find_instruction(suffix[:100]))
     except InstructionError as error:
-        raise ModelNotServedError(f"{given} names no model: {error}") from error
+        raise ModelNotServedError(f"{reprlib.repr(given)} names no model: {error}") from error
 
 
 def list_model_ids(models: ServedModels) -> list[ModelId]:

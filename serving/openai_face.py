@@ -65,7 +65,7 @@ def router(scheduler: Scheduler, settings: ServerSettings, remote: RemotePicture
         loaded = await asyncio.to_thread(scheduler.manager.loaded)
         return Utf8JSONResponse(_model(found, loaded, started))
 
-    @routes.post("/chat/completions", summary="Ask about pictures in the form of a chat")
+    @routes.post("/chat/completions", summary="Ask about pictures in a chat")
     async def completions(request: Request) -> Response:
         body = await read_json(request)  # which may have millions of parts
         chat = await asyncio.to_thread(read_chat, body, scheduler.models, scheduler.limits)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import answers
+from .chat_schema import ChatBody, ChatCompletion, ModelAnswer, ModelsAnswer
 from .errors import (
     BadRequestError,
     BodyTooLargeError,
@@ -113,9 +114,15 @@ def operations(model: str) -> dict[tuple[str, str], Operation]:
                 ]
             },
         ),
-        ("/v1/models", "get"): Operation(example={"object": "list", "data": [_model(model)]}),
-        ("/v1/models/{model_id}", "get"): Operation(example=_model(model), errors=(ModelNotServedError,)),
+        ("/v1/models", "get"): Operation(
+            answer=ModelsAnswer, example={"object": "list", "data": [_model(model)]}
+        ),
+        ("/v1/models/{model_id}", "get"): Operation(
+            answer=ModelAnswer, example=_model(model), errors=(ModelNotServedError,)
+        ),
         ("/v1/chat/completions", "post"): Operation(
+            answer=ChatCompletion,
+            body=ChatBody,
             example={
                 "id": "chatcmpl-5f0c9d2b7a1e4c3d8f6a2b1c",
                 "object": "chat.completion",

@@ -6,7 +6,7 @@ status 400 alone. Fields that it does not know have always been ignored.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +25,7 @@ from .waiting import until_disconnected
 if TYPE_CHECKING:
     from .scheduler import Scheduler
 
-__all__ = ["router"]
+__all__ = ["VisionAnswer", "VisionRequest", "router"]
 
 # In the order in which it has always listed them.
 _PROMPTS = (
@@ -58,22 +58,15 @@ def router(scheduler: Scheduler) -> APIRouter:
     routes = APIRouter(tags=["florence2-visionapi"])
     model = scheduler.models[0]
 
-    @routes.get("/prompts", summary="What can be asked", response_model=list[str])
+    @routes.get("/prompts", summary="What can be asked")
     async def prompts() -> Response:
         return Utf8JSONResponse([f"<{name}>" for name in _PROMPTS if name in model.instructions])
 
-    @routes.get("/model", summary="The model's name", response_model=str)
+    @routes.get("/model", summary="The model's name")
     async def name() -> Response:
         return Utf8JSONResponse(model.hub_id or model.name)
 
-    body: dict[str, Any] = {"application/json": {"schema": VisionRequest.model_json_schema()}}
-
-    @routes.post(
-        "/process_image",
-        summary="Ask about a picture",
-        response_model=VisionAnswer,
-        openapi_extra={"requestBody": {"required": True, "content": body}},
-    )
+    @routes.post("/process_image", summary="Ask about a picture")
     async def process_image(request: Request) -> Response:
         asked = read_object(VisionRequest, await read_json(request))
         [image] = await decode_images([asked.image], ["image"])
