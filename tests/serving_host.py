@@ -34,13 +34,17 @@ class ServerProcess:
     process: subprocess.Popen[str]
     said: list[str] = field(default_factory=list)  # lines of standard error
     url: str = ""  # once it listens
+    _reader: threading.Thread | None = None
 
     def signal(self, name: str = "SIGTERM") -> None:
         self.process.send_signal(getattr(signal, name))
 
     def wait(self) -> int:
-        """Its exit status."""
-        return self.process.wait(END_SECONDS)
+        """Its exit status, once it has said all."""
+        status = self.process.wait(END_SECONDS)
+        if self._reader is not None:
+            self._reader.join(END_SECONDS)
+        return status
 
     def listen(self) -> None:
         """Wait until it tells its address, and keep reading what it says from then on."""
@@ -55,7 +59,8 @@ class ServerProcess:
                     listening.set()
             listening.set()
 
-        threading.Thread(target=read, daemon=True).start()
+        self._reader = threading.Thread(target=read, daemon=True)
+        self._reader.start()
         assert listening.wait(START_SECONDS), self.said
         assert self.url, f"It ended with status {self.wait()}: {self.said}"
 
