@@ -43,14 +43,10 @@ _KEEP_ALIVE_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-def router(scheduler: Scheduler, settings: ServerSettings, remote: RemotePictures | None = None) -> APIRouter:
-    """``/v1/models`` and ``/v1/chat/completions``.
-
-    Args:
-        remote: fetches pictures by their addresses; by default from the hosts of the settings.
-    """
+def router(scheduler: Scheduler, settings: ServerSettings) -> APIRouter:
+    """``/v1/models`` and ``/v1/chat/completions``."""
     routes = APIRouter(prefix="/v1", tags=["OpenAI"])
-    fetcher = remote or RemotePictures(settings.url_hosts, settings.limits)
+    fetcher = RemotePictures(settings.url_hosts, settings.limits)
     started = int(time.time())
 
     @routes.get("/models", summary="The models, alone and with each instruction")
