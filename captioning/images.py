@@ -112,6 +112,23 @@ def open_with_opacity(
         return _flatten(upright, colour), _opacity(upright)
 
 
+def read_whole(source: str | os.PathLike[str] | Any) -> bytes:
+    """All that is in the file at a path, or left in an open one, undecoded.
+
+    Raises:
+        ImageError: it cannot be read; the message is that of :func:`open_image`.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        with _open_file(os.fspath(source)) as file:
+            return read_whole(file)
+    try:
+        return source.read()
+    except ImageError:
+        raise
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"{_name_of(source)}: cannot be read: {_one_line(error)}") from error
+
+
 def stored_size(file: BinaryIO) -> tuple[int, int]:
     """Width and height in pixels as an open image file states them at its beginning, before it is turned.
 
@@ -229,9 +246,9 @@ def _seekable(file: Any, name: str) -> BinaryIO:
     try:
         if getattr(file, "seekable", lambda: False)():
             return file
-        return io.BytesIO(file.read())
     except _DECODING_ERRORS as error:
         raise ImageError(f"{name}: cannot be read: {_one_line(error)}") from error
+    return io.BytesIO(read_whole(file))
 
 
 def _decode(file: BinaryIO, name: str, colour: tuple[int, int, int]) -> Image:

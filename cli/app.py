@@ -15,6 +15,7 @@ from .help_text import fold
 from .instructions import instructions
 from .models import models_app
 from .ocr import ocr
+from .remote import remote_app
 from .segment import segment
 from .serve import serve
 
@@ -39,6 +40,7 @@ for _regions in (detect, ground, segment, ocr):
     app.command(help=fold(_regions.__doc__))(_regions)
 app.command(help=fold(serve.__doc__))(serve)
 app.command(help=fold(instructions.__doc__))(instructions)
+app.add_typer(remote_app, name="remote")
 app.add_typer(models_app, name="models")
 
 

@@ -34,6 +34,7 @@ _GRACE_SECONDS = 10.0  # for the server to say itself that it was too late
 _KEPT_SECONDS = 2.0  # an idle connection; servers close theirs after 5
 _FIRST_PAUSE = 0.5  # seconds before the first retry; doubles with each
 _LONGEST_PAUSE = 30.0
+_MOST_ASKED_FOR = 120.0  # seconds that a server may have us wait
 _POLL_SECONDS = 0.2  # in which Ctrl-C is noticed on every system
 
 
@@ -127,9 +128,18 @@ class RemoteCaptioner:
         Raises:
             RemoteError: as :meth:`caption`.
         """
+        return self._wait(self.submit_digest(instructions, options))
+
+    def submit_digest(
+        self, instructions: Sequence[str], options: Mapping[str, Any], *, retries: int | None = None
+    ) -> Future[str]:
+        """Like :meth:`digest`, without waiting."""
         asked = {"model": self._model, "instructions": list(instructions), "options": dict(options)}
-        body = self._call("POST", "/v1/captions/digest", self._object, json=asked)
-        return read_value(body, "digest", str, self.shown_url)
+
+        def read(response: httpx.Response) -> str:
+            return read_value(self._object(response), "digest", str, self.shown_url)
+
+        return self._start(self._ask("POST", "/v1/captions/digest", read, retries=retries, json=asked))
 
     def models(self) -> list[RemoteModel]:
         """The checkpoints that the server has, its default first.
@@ -246,7 +256,7 @@ class RemoteCaptioner:
             self._client = self._new_client()
         try:
             response = await self._client.request(method, self.url + path, **sent)
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise connection_error(self.shown_url, error, self._timeout + _GRACE_SECONDS) from error
         if response.is_success or (response.status_code == 422 and has_images(response)):
             return read(response)
@@ -291,7 +301,7 @@ def pause_after(error: RemoteError, tried: int) -> float:
         tried: how many have failed before it, in a row.
     """
     pause = _FIRST_PAUSE * 2 ** min(tried, 16) * random.uniform(0.75, 1.25)  # not all clients at once
-    return min(_LONGEST_PAUSE, max(pause, error.retry_after or 0.0))
+    return max(min(pause, _LONGEST_PAUSE), min(error.retry_after or 0.0, _MOST_ASKED_FOR))
 
 
 def _base_url(url: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import errno
 import json
+import re
 import socket
 import ssl
 import time
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteError", "connection_error", "foreign_error", "refusal"]
 
+_SLOW = 408  # the body took too long to arrive
 _BUSY = 429
 _GATEWAYS = (502, 503, 504)  # from a proxy: whoever is behind it does not answer now
+_PICTURE = re.compile(r"image \d+: (.+)", re.DOTALL)
 _MOST_SAID = 500  # characters of what a server says
 
 
@@ -29,6 +32,7 @@ class RemoteError(Exception):
         retry_after: seconds after which the server said to try again.
         status: of the server's answer; None without one.
         code: the server's own word for the reason, such as ``model_not_found``.
+        said: what the server says, if it says something.
     """
 
     def __init__(
@@ -39,17 +43,27 @@ class RemoteError(Exception):
         retry_after: float | None = None,
         status: int | None = None,
         code: str | None = None,
+        said: str | None = None,
     ) -> None:
         super().__init__(message)
         self.retryable = retryable
         self.retry_after = retry_after
         self.status = status
         self.code = code
+        self.said = said
 
     @property
     def about_pictures(self) -> bool:
         """Whether the pictures of the request are what the server refused, and others may be welcome."""
-        return self.status == 413 or self.code == "unreadable_image"
+        return self.of_picture is not None
+
+    @property
+    def of_picture(self) -> str | None:
+        """What is wrong with a picture of the request, if that is why it was refused."""
+        named = _PICTURE.match(self.said or "")
+        if named is not None:  # it does not go with what is asked, such as a region beyond its edge
+            return named[1]
+        return self.said if self.status == 413 or self.code == "unreadable_image" else None
 
 
 def connection_error(url: str, error: Exception, seconds: float) -> RemoteError:
@@ -62,6 +76,8 @@ def connection_error(url: str, error: Exception, seconds: float) -> RemoteError:
     import httpx
 
     causes = list(_causes(error))
+    if isinstance(error, httpx.InvalidURL):
+        return RemoteError(f"{url} is no URL: {_said(error)}.")
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return RemoteError(
@@ -116,14 +132,15 @@ def refusal(url: str, response: httpx.Response) -> RemoteError:
             )  # fmt: skip
         return foreign_error(url, response)
     advice = ""
-    if status in (401, 403):
+    if status == 401:
         advice = " Give the server's key with --api-key, or in the environment variable PROMPTGEN_API_KEY."
     return RemoteError(
         f"{url} says: {said}{advice}",
-        retryable=status in (_BUSY, 502, 503) or (status == 504 and code != "deadline"),
+        retryable=status in (_SLOW, _BUSY, 502, 503) or (status == 504 and code != "deadline"),
         retry_after=_retry_after(response),
         status=status,
         code=code,
+        said=said,
     )
 
 

@@ -45,3 +45,10 @@ class Record:
     open: Callable[[], BinaryIO] | None = None
     url: str | None = None  # the item's
     is_known: bool = False  # it was written before, and comes from the journal for an output that lacks it
+
+    @classmethod
+    def of(cls, item: Item, **answered: Any) -> Record:
+        """What became of ``item``: ``results`` and ``size``, or an ``error``."""
+        return cls(
+            item.name, item.relative, item.path, item.fingerprint, open=item.open, url=item.url, **answered
+        )

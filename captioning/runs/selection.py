@@ -58,10 +58,7 @@ class Selection:
         try:
             return self._chosen(item, left)
         except PictureError as error:
-            return Record(
-                item.name, item.relative, item.path, item.fingerprint,
-                error=str(error), open=item.open, url=item.url,
-            )  # fmt: skip
+            return Record.of(item, error=str(error))
 
     def _chosen(self, item: Item, left: Left) -> Item | Record | None:
         standing = self.journal.standing(item)

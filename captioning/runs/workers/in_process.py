@@ -116,14 +116,6 @@ class _BatchWatch:
 def _record_of(item: Item, result: ImageResult) -> Record:
     shown = item.name if item.name.isprintable() else repr(item.name)
     error = None if result.error is None else result.error.removeprefix(f"{shown}: ")
-    return Record(
-        name=item.name,
-        relative=item.relative,
-        path=item.path,
-        fingerprint=item.fingerprint,
-        results=tuple(answer.to_dict() for answer in result.results),
-        size=result.size,
-        error=error,
-        open=item.open,
-        url=item.url,
+    return Record.of(
+        item, results=tuple(answer.to_dict() for answer in result.results), size=result.size, error=error
     )

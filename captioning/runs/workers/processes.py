@@ -326,12 +326,6 @@ def _tell_death(worker: WorkerProcess, reason: str, held: int, given_up: bool) -
 
 
 def _death_record(item: Item, reason: str) -> Record:
-    return Record(
-        name=item.name,
-        relative=item.relative,
-        path=item.path,
-        fingerprint=item.fingerprint,
-        error=f"{MOST_DEATHS} worker processes have died with it, the last one so: {reason}",
-        open=item.open,
-        url=item.url,
+    return Record.of(
+        item, error=f"{MOST_DEATHS} worker processes have died with it, the last one so: {reason}"
     )
