@@ -70,7 +70,7 @@ class Visit:
         self.wait_for_end()
 
     def wait_for_end(self) -> None:
-        self.page.locator("#status", has_text=".").wait_for()
+        self.page.locator("#cancel").wait_for(state="hidden")
 
     @property
     def button(self) -> Locator:
@@ -226,7 +226,7 @@ def test_a_text_and_a_region_can_be_asked_about_at_once(visit: Visit, ask: Ask) 
     visit.unfold("More")
     visit.tick("DOCVQA", "REGION_TO_DESCRIPTION")
     visit.button.click()
-    assert visit.status == "", "the text is missing"
+    assert visit.status == "1 picture added", "nothing is sent while the text is missing"
     visit.page.get_by_label("Text", exact=True).fill("How many?")
     visit.page.get_by_label("Region", exact=True).fill("0, 0, 0.5, 0.5")
     visit.caption()
@@ -365,7 +365,8 @@ def test_a_run_is_cancelled_and_begun_again_with_the_keyboard(visit: Visit) -> N
     visit.page.unroute("**/v1/captions")
     assert visit.page.locator("#caption:focus").inner_text() == "Caption 3 pictures"
     visit.page.keyboard.press("Enter")
-    visit.page.get_by_text("3 of 3 done.").wait_for()
+    visit.wait_for_end()
+    assert visit.status == "3 of 3 done."
 
 
 def test_a_busy_server_is_asked_again_when_it_says(visit: Visit) -> None:
@@ -390,16 +391,22 @@ def test_a_busy_server_is_asked_again_when_it_says(visit: Visit) -> None:
 
 def test_a_server_that_is_gone_and_comes_back(visit: Visit) -> None:
     visit.choose(CIRCLE, RINGS)
+    visit.caption()
+    written = visit.texts(CIRCLE.name, "GENERATE_TAGS")
+    visit.tick("CAPTION")
     visit.page.route("**/v1/**", lambda route: route.abort("connectionrefused"))
     visit.caption()
     problem = visit.page.get_by_role("alert").filter(has_text="does not answer")
     assert "Is promptgen serve still running?" in problem.inner_text()
     assert visit.status == "0 of 2 done, 2 not captioned."
+    assert visit.texts(CIRCLE.name, "GENERATE_TAGS") == written, "what was there still is"
     visit.page.unroute("**/v1/**")
     problem.get_by_role("button", name="Try again").click()
     problem.wait_for(state="hidden")
     visit.caption()
     assert visit.status == "2 of 2 done."
+    assert visit.answer(CIRCLE.name, "CAPTION").is_visible()
+    assert not visit.answer(CIRCLE.name, "GENERATE_TAGS").is_visible()
 
 
 def test_what_the_server_does_not_take_is_said_once(visit: Visit) -> None:

@@ -27,20 +27,16 @@ const choices = new Choices(part("choices"), update);
 function update() {
   const count = todo().length;
   part("caption").disabled = !offered || !count || !choices.chosen.length || running !== null;
-  part("caption").textContent = captionLabel(count, cards.length > 0 && cards.every(isAnswered));
+  const again = cards.length > 0 && cards.every(isAnswered);
+  part("caption").textContent = count ? `Caption ${pictures(count)}${again ? " again" : ""}` : "Caption";
   part("remove-all").hidden = cards.length < 2 || running !== null;
   part("nothing").hidden = cards.length > 0;
   document.body.classList.toggle("has-pictures", cards.length > 0);
 }
 
-/**
- * @param {number} count
- * @param {boolean} again
- */
-function captionLabel(count, again) {
-  if (!count) return "Caption";
-  const pictures = count === 1 ? "1 picture" : `${count} pictures`;
-  return again ? `Caption ${pictures} again` : `Caption ${pictures}`;
+/** @param {number} count */
+function pictures(count) {
+  return count === 1 ? "1 picture" : `${count} pictures`;
 }
 
 /** @param {PictureCard} card whether it shows the answers to what is chosen now */
@@ -63,6 +59,7 @@ function addPictures(files, refused) {
   const added = files.map((file) => new PictureCard(file, removePicture));
   cards.push(...added);
   part("pictures").append(...added.map(({ element }) => element));
+  if (added.length && !running) part("status").textContent = `${pictures(added.length)} added`;
   update();
 }
 
@@ -80,6 +77,7 @@ function showProblem(text, canTryAgain = false) {
   part("problem-text").textContent = text;
   part("problem").hidden = !text;
   part("try-again").hidden = !canTryAgain;
+  if (text) part("problem").scrollIntoView({ block: "nearest" });
 }
 
 /** @param {unknown} error that keeps anything from being captioned */
@@ -111,26 +109,24 @@ async function run() {
   const asks = choices.asks();
   const mine = todo();
   const ending = new AbortController();
-  let done = 0;
+  const count = { done: 0, failed: 0 };
   running = ending;
   showProblem("");
-  for (const card of mine) {
-    card.clear();
-    card.showState("waiting", "Waiting.");
-  }
+  for (const card of mine) card.showState("waiting", "Waiting.");
   const report = (/** @type {string} */ text) => {
     part("progress").max = mine.length;
-    part("progress").value = done;
+    part("progress").value = count.done + count.failed;
     part("status").textContent = text;
   };
-  showRunning(true);
   report(`0 of ${mine.length} done`);
+  showRunning(true);
   const waiting = [...mine];
   const work = async () => {
-    for (let card; (card = waiting.shift()); ) {
-      if (ending.signal.aborted || !cards.includes(card)) continue;
-      await captionPicture(card, asks, ending);
-      report(`${++done} of ${mine.length} done`);
+    for (let card; !ending.signal.aborted && (card = waiting.shift()); ) {
+      if (!cards.includes(card)) continue; // removed meanwhile
+      const outcome = await captionPicture(card, asks, ending);
+      if (outcome) count[outcome]++;
+      report(`${count.done} of ${mine.length} done`);
     }
   };
   try {
@@ -138,7 +134,7 @@ async function run() {
   } finally {
     for (const card of mine) card.giveUp();
     running = null;
-    report(closingWords(mine));
+    report(closingWords(count, mine.length));
     showRunning(false);
   }
 }
@@ -147,6 +143,7 @@ async function run() {
  * @param {PictureCard} card
  * @param {Ask[]} asks
  * @param {AbortController} ending of the run, which ends where the next picture would fare no better
+ * @returns {Promise<"done"|"failed"|null>} null if it has not come to that
  */
 async function captionPicture(card, asks, ending) {
   const onWait = (/** @type {number} */ seconds) =>
@@ -158,24 +155,28 @@ async function captionPicture(card, asks, ending) {
       answers.push(await getAnswer(ask, card.file, ending.signal, onWait));
     }
     card.showAnswer({ ...answers[0], results: answers.flatMap(({ results }) => results) }, JSON.stringify(asks));
+    return "done";
   } catch (error) {
-    if (ending.signal.aborted) return;
+    if (ending.signal.aborted) return null;
     if (!(error instanceof RequestError)) throw error;
     if (error.concernsAll) {
       ending.abort();
       showFailure(error);
-    } else {
-      card.showState("failed", error.message);
+      return null;
     }
+    card.showState("failed", error.message);
+    return "failed";
   }
 }
 
-/** @param {PictureCard[]} mine */
-function closingWords(mine) {
-  const count = (/** @type {string} */ state) => mine.filter(({ element }) => element.dataset.state === state).length;
-  const words = [`${count("done")} of ${mine.length} done`];
-  if (count("failed")) words.push(`${count("failed")} failed`);
-  if (count("new")) words.push(`${count("new")} not captioned`);
+/**
+ * @param {{done: number, failed: number}} count
+ * @param {number} all
+ */
+function closingWords({ done, failed }, all) {
+  const words = [`${done} of ${all} done`];
+  if (failed) words.push(`${failed} failed`);
+  if (done + failed < all) words.push(`${all - done - failed} not captioned`);
   return `${words.join(", ")}.`;
 }
 

@@ -48,17 +48,24 @@ export function watchForFiles(input, onFiles) {
   });
   const over = (/** @type {boolean} */ on) => document.body.classList.toggle("dragging", on);
   document.addEventListener("dragover", (event) => {
+    if (isTextForField(event)) return;
     event.preventDefault();
     over(true);
   });
   document.addEventListener("dragleave", (event) => event.relatedTarget === null && over(false));
   document.addEventListener("drop", (event) => {
-    event.preventDefault();
     over(false);
+    if (isTextForField(event)) return;
+    event.preventDefault(); // the browser would leave the page for what was dropped
     const files = filesOf(event.dataTransfer);
     if (files.length) take(files);
     else onFiles([], ["That was no file. Save the picture first, or copy it and paste it here."]);
   });
+}
+
+/** @param {DragEvent} event */
+function isTextForField({ target, dataTransfer }) {
+  return target instanceof HTMLInputElement && !dataTransfer?.types.includes("Files");
 }
 
 /**
@@ -95,6 +102,7 @@ export class PictureCard {
     const preview = make("img", "");
     preview.alt = "";
     preview.decoding = "async";
+    preview.loading = "lazy";
     preview.addEventListener("error", () => this.stage.classList.add("no-preview"), { once: true });
     preview.src = this.url;
     this.stage.append(preview, make("p", "hint no-preview-text", "This browser cannot show it."));
@@ -114,7 +122,7 @@ export class PictureCard {
     const words = make("div", "words");
     words.append(head, this.state, this.answers);
     this.element.append(frame, words);
-    this.giveUp();
+    this.#showRest();
   }
 
   /**
@@ -128,18 +136,14 @@ export class PictureCard {
     this.state.hidden = !text;
   }
 
-  /** Nobody asks about it any more: unless something has become of it, it is as it came. */
+  /** Nobody asks about it any more: what an earlier run has written is still there. */
   giveUp() {
-    if (this.element.dataset.state !== "done" && this.element.dataset.state !== "failed") {
-      this.showState("new", "Not captioned yet.");
-    }
+    if (["waiting", "busy"].includes(this.element.dataset.state ?? "")) this.#showRest();
   }
 
-  /** Without what an earlier run has written. */
-  clear() {
-    this.answeredAsk = "";
-    this.answers.replaceChildren();
-    for (const drawing of this.stage.querySelectorAll(".drawing")) drawing.remove();
+  #showRest() {
+    if (this.answeredAsk) this.showState("done", "");
+    else this.showState("new", "Not captioned yet.");
   }
 
   /**
@@ -147,15 +151,18 @@ export class PictureCard {
    * @param {string} ask
    */
   showAnswer(answer, ask) {
-    this.answeredAsk = ask;
     this.size.textContent = `${answer.width} × ${answer.height}`;
     this.stage.style.setProperty("--ratio", `${answer.width} / ${answer.height}`);
+    this.answers.replaceChildren();
+    for (const drawing of this.stage.querySelectorAll(".drawing")) drawing.remove();
     let drawn = true; // the first that has regions
     for (const result of answer.results) {
       this.answers.append(createAnswer(result, answer, this.stage, drawn));
       drawn &&= !result.regions?.length;
     }
-    this.showState("done", "");
+    this.answeredAsk = ask;
+    this.element.classList.add("answered");
+    this.#showRest();
   }
 
   dispose() {

@@ -40,23 +40,25 @@
  */
 
 const KEY_NAME = "promptgen.api-key";
-const MOST_TRIES = 8;
+const MOST_TRIES = 10;
 
 /** A request that got no answer; the message says why and what to do. */
 export class RequestError extends Error {
   /**
    * @param {string} message
-   * @param {{status?: number, retryAfter?: number|null}} [more] the status is 0 where the server was not reached
+   * @param {{status?: number, code?: string, retryAfter?: number|null}} [more] the status is 0 where the server was
+   *   not reached
    */
-  constructor(message, { status = 0, retryAfter = null } = {}) {
+  constructor(message, { status = 0, code = "", retryAfter = null } = {}) {
     super(message);
     this.status = status;
+    this.code = code;
     this.retryAfter = retryAfter;
   }
 
   /** Whether the same would happen to every other picture. */
   get concernsAll() {
-    return [0, 400, 401, 403, 404].includes(this.status);
+    return [0, 400, 401, 403, 404].includes(this.status) || this.code === "shutting_down";
   }
 }
 
@@ -171,17 +173,17 @@ async function request(address, options = {}) {
  * @param {string|null} retryAfter seconds
  */
 export function refusal(status, body, retryAfter) {
-  let said = "";
+  let said;
   try {
-    said = String(JSON.parse(body).detail ?? "");
+    said = JSON.parse(body);
   } catch {
-    // Not JSON: a proxy's page, of which the status says as much.
+    return new RequestError(`Something before the server answered with status ${status}. Is promptgen serve running?`);
   }
-  const busy = status === 429 || status === 503;
   const seconds = Math.min(60, Math.max(1, Math.ceil(Number(retryAfter)) || 1));
-  return new RequestError(said || `The server answered with status ${status}.`, {
+  return new RequestError(String(said.detail), {
     status,
-    retryAfter: busy && retryAfter !== null ? seconds : null,
+    code: said.code,
+    retryAfter: status === 429 ? seconds : null,
   });
 }
 
