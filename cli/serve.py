@@ -6,7 +6,7 @@ import importlib.util
 import math
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +24,7 @@ from .stopping import stop_on_signals
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..captioning import Captioner
     from ..models_cache import ModelManager
@@ -104,9 +104,10 @@ def serve(
         sockets = _sockets(settings, allow_no_key=server.allow_no_key)
         manager = _manager(budget, idle_timeout)
         captioners = _captioners(model or [DEFAULT_MODEL], device, quiet=quiet)
-        if preload:
-            _load(captioners, quiet=quiet)
-        _serve(settings, captioners, manager, sockets, quiet=quiet)
+        with _settled():
+            if preload:
+                _load(captioners, quiet=quiet)
+            _serve(settings, captioners, manager, sockets, quiet=quiet)
 
 
 def _check_libraries() -> None:
@@ -142,6 +143,26 @@ def _captioners(models: Sequence[str], device: DeviceFlags, *, quiet: bool) -> l
     """One per model, whose files are there, downloaded first if need be."""
     options = {field.name: getattr(device, field.name) for field in fields(device)}
     return [AnswerFlags(model=name, quiet=quiet, **options).captioner() for name in models]
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Import what the first request would, and keep all of it out of the rounds of the garbage collector.
+
+    Each of its full rounds looks at every object there is, which stops the server for up to a second.
+    """
+    import gc
+
+    from ..florence2 import Florence2Model
+    from ..serving.run import run
+
+    del Florence2Model, run
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()  # libraries complain of what is left at the end of the process
 
 
 def _load(captioners: Sequence[Captioner], *, quiet: bool) -> None:
