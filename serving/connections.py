@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from .settings import Limits
 
-__all__ = ["MOST_HEADER_BYTES", "connection_class"]
+__all__ = ["MOST_HEADER_BYTES", "TOLD_CONNECTIONS", "connection_class"]
 
 MOST_HEADER_BYTES = 64 << 10
+TOLD_CONNECTIONS = 100  # beyond the most that there may be: these are told so, more are not
 _INVALID = "This is not valid HTTP, or its headers are too large."
 
 
@@ -45,7 +46,11 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.limits.connections:
+        excess = len(self.connections) - self.limits.connections
+        if excess > TOLD_CONNECTIONS:
+            transport.abort()
+            return
+        if excess > 0:
             self.app: ASGIApp = Liveness(_too_many)
         self._wait_for_client()
 

@@ -1,4 +1,4 @@
-"""Addresses to listen on: taken early, so that whatever comes next does not come for nothing."""
+"""What the system must give before a server can listen: addresses, and enough open files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["ListenError", "bind", "is_local", "urls"]
+__all__ = ["ListenError", "allow_open_files", "bind", "is_local", "urls"]
 
 
 class ListenError(Exception):
@@ -17,7 +17,7 @@ class ListenError(Exception):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Sockets on all addresses of ``host``, which nobody else can have from now on, and nobody can reach yet.
+    """Sockets on all addresses of ``host``. Nobody else can have those from now on, nobody can reach us yet.
 
     Args:
         port: 0 for any that is free.
@@ -65,6 +65,18 @@ def urls(sockets: Sequence[socket.socket]) -> list[str]:
         host, port = one.getsockname()[:2]
         found.append(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     return found
+
+
+def allow_open_files(count: int) -> None:
+    """Raise what the system lets this process have open, which is often just 1024, as far as it lets us."""
+    if sys.platform == "win32":
+        return  # it has no such limit
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _addresses(host: str, port: int) -> list[Any]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from .app import create_app
-from .connections import MOST_HEADER_BYTES, connection_class
+from .connections import MOST_HEADER_BYTES, TOLD_CONNECTIONS, connection_class
+from .listening import allow_open_files
 
 if TYPE_CHECKING:
     from .metrics import Metrics
@@ -25,6 +26,7 @@ __all__ = ["run"]
 _KEEP_ALIVE_SECONDS = 30
 _BACKLOG = 2048
 _LAST_CALL_SECONDS = 0.2
+_OTHER_FILES = 400  # of the models, the loop, remote pictures; generously
 
 
 def run(
@@ -45,6 +47,7 @@ def run(
         RuntimeError: the server could not be started; the log says why.
     """
     limits = settings.limits
+    allow_open_files(limits.connections + TOLD_CONNECTIONS + _OTHER_FILES)
     config = uvicorn.Config(
         create_app(settings, scheduler, metrics),
         http=connection_class(limits),

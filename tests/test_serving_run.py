@@ -10,11 +10,13 @@ import threading
 import time
 import uuid
 from base64 import b64encode
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
+from promptgen.serving.settings import Limits
 
 from .command_line import Promptgen
 from .serving_host import ServerProcess, picture, serving_process, wait_until
@@ -55,7 +57,7 @@ try:
 finally:
     print([name for name in {heavy} if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     assert "--api-key" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
@@ -64,7 +66,7 @@ finally:
 def test_it_tells_where_it_listens_and_answers_there(demo_server: ServerProcess) -> None:
     assert any(line.startswith("Serving demo.") for line in demo_server.said)
     assert httpx.get(f"{demo_server.url}/ready").json()["status"] == "ready"
-    answer = httpx.post(f"{demo_server.url}/v1/captions", json=ask(picture("circle", "red")), timeout=60)
+    answer = httpx.post(f"{demo_server.url}/v1/captions", json=ask(picture("circle", "red")), timeout=120)
     assert answer.status_code == 200, answer.text
 
 
@@ -118,19 +120,31 @@ def test_what_cannot_be_is_refused_at_once(arguments: list[str], said: str, prom
     assert said in ended.stderr
 
 
+@pytest.fixture
+def few_open_files() -> Iterator[None]:
+    """As many as a service usually may have open before it asks for more."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, before[1]), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 # ---- models come and go
 
 
-def test_an_idle_model_is_unloaded_and_loaded_again() -> None:
+def test_an_idle_model_is_unloaded_and_loaded_again(few_open_files: None) -> None:
     with serving_process("--idle-timeout", 1, "--preload", "-v") as server:
         assert any(line == "Loading demo" for line in server.said)
-        before = httpx.post(f"{server.url}/v1/captions", json=ask(PICTURES[0]), timeout=60).json()
+        before = httpx.post(f"{server.url}/v1/captions", json=ask(PICTURES[0]), timeout=120).json()
         assert any('model="demo"' in labels for labels in metric(server.url, "model_bytes"))
         wait_until(lambda: not metric(server.url, "model_bytes"))
         assert httpx.get(f"{server.url}/ready").status_code == 200  # it takes requests all the same
-        again = httpx.post(f"{server.url}/v1/captions", json=ask(PICTURES[0]), timeout=60).json()
+        again = httpx.post(f"{server.url}/v1/captions", json=ask(PICTURES[0]), timeout=120).json()
         assert again == before
         assert metric(server.url, "answers_total") == {'instruction="CAPTION",model="demo"': 2.0}
+        [files] = re.findall(r"(?m)^process_max_fds (\S+)$", httpx.get(f"{server.url}/metrics").text)
+        assert float(files) > Limits().connections + 100
         httpx.get(f"{server.url}/ready", headers={"X-Request-Id": "mine-1"})
         wait_until(lambda: any(re.search(r"GET /ready 200 \d+ ms mine-1$", line) for line in server.said))
 
@@ -234,7 +248,7 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends processes without asking")
 def test_a_second_signal_ends_it_at_once() -> None:
     with serving_process() as server, ThreadPoolExecutor(1) as pool:
-        working = pool.submit(httpx.post, f"{server.url}/v1/captions", json=LONG, timeout=60)
+        working = pool.submit(httpx.post, f"{server.url}/v1/captions", json=LONG, timeout=120)
         wait_until(lambda: metric(server.url, "pictures_waiting")[""] > 0)
         server.signal("SIGINT")
         time.sleep(1)
