@@ -12,6 +12,7 @@ from .flux import PromptGenFluxTextEncode
 from .load_folder import PromptGenLoadFolder
 from .lora import PromptGenLora
 from .model import PromptGenModelLoader
+from .remote import PromptGenRemoteTagger
 from .replacements import register_replacements
 from .save_captions import PromptGenSaveCaptions
 from .text import PromptGenAnalyzer, PromptGenEditTags, PromptGenSplitCaption
@@ -33,6 +34,7 @@ class PromptGenExtension(ComfyExtension):
             PromptGenCaptions,
             PromptGenVision,
             PromptGenDocVQA,
+            PromptGenRemoteTagger,
             PromptGenModelLoader,
             PromptGenLora,
             PromptGenFluxTextEncode,

@@ -12,10 +12,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import comfy.model_management as model_management
 import folder_paths
@@ -40,6 +41,10 @@ _ADAPTER_FOLDER_KEY = "loras"
 
 # Pictures for which the host is asked to make room; with what is then free, the engine chooses its batches.
 _LARGEST_BATCH = 16
+
+_CANCEL_SECONDS = 0.1  # between two looks at the cancel button
+
+T = TypeVar("T")
 
 
 # Folders ----------------------------------------------------------------------------------
@@ -137,7 +142,7 @@ def _download(ensure: Callable[..., Path], name: str) -> None:
     bar: ProgressBar | None = None
     try:
         while download.is_alive():
-            download.join(0.1)
+            download.join(_CANCEL_SECONDS)
             model_management.throw_exception_if_processing_interrupted()
             if (at := download.progress) is not None:
                 bar = bar or ProgressBar(max(1, at.total))
@@ -373,6 +378,21 @@ def heed_cancel() -> None:
     model_management.throw_exception_if_processing_interrupted()
 
 
+def wait_for(pending: Future[T]) -> T:
+    """What is worked on elsewhere, once it is there.
+
+    Raises:
+        InterruptProcessingException: the user cancelled; ``pending`` is cancelled, too.
+    """
+    try:
+        while not wait([pending], _CANCEL_SECONDS).done:
+            heed_cancel()
+    except BaseException:
+        pending.cancel()
+        raise
+    return pending.result()
+
+
 _MESSAGE_SECONDS = 0.1  # between two messages about one bar to the browser, at least
 
 
@@ -394,8 +414,12 @@ class StepProgress:
         heed_cancel()
         self._done += 1
         if self._done == self._steps or time.monotonic() >= self._due:
-            self._due = time.monotonic() + _MESSAGE_SECONDS
-            self._bar.update_absolute(self._done)
+            self.show()
+
+    def show(self) -> None:
+        """Let the browser know now; for before a step that may take long."""
+        self._due = time.monotonic() + _MESSAGE_SECONDS
+        self._bar.update_absolute(self._done)
 
 
 class CaptionProgress:

@@ -73,15 +73,13 @@ def model_input() -> Any:
     )
 
 
-def instruction_input() -> Any:
+def instruction_input(names: Sequence[str] = PROMPTGEN_INSTRUCTIONS) -> Any:
     """What is asked."""
     return io.Combo.Input(
         "instruction",
-        options=list(PROMPTGEN_INSTRUCTIONS),
+        options=list(names),
         default="GENERATE_TAGS",
-        tooltip="\n".join(
-            f"{name}: {captioning.INSTRUCTIONS[name].summary}" for name in PROMPTGEN_INSTRUCTIONS
-        ),
+        tooltip="\n".join(f"{name}: {captioning.INSTRUCTIONS[name].summary}" for name in names),
     )
 
 

@@ -257,9 +257,9 @@ def brightness(colour: str) -> float:
 def test_a_new_tagger_keeps_its_seed_and_a_saved_one_its_choice(editor: Editor, pictures: list[str]) -> None:
     """Another seed would make another node of it, and unchanged pictures would be captioned again."""
     control = "n => n.widgets.find(w => w.name === 'seed').linkedWidgets[0].value"
-    editor.js("app.graph.add(window.fresh = LiteGraph.createNode('PromptGenTagger'))")
-    new = editor.js(f"({control})(window.fresh)")
-    assert new == "fixed"
+    for kind in ("PromptGenTagger", "PromptGenRemoteTagger"):
+        editor.js(f"app.graph.add(window.fresh = LiteGraph.createNode('{kind}'))")
+        assert editor.js(f"({control})(window.fresh)") == "fixed"
     saved = workflow(pictures[:1])
     values = next(node for node in saved["nodes"] if node["id"] == TAGGER)["widgets_values"]
     values[values.index("fixed")] = "increment"

@@ -158,6 +158,27 @@ class TestLoadedModels:
         return {"ui": {"loaded": [json.dumps(loaded)], "held": held}}
 
 
+class TestModules:
+    """What the pack has loaded: its own modules without its name, and libraries."""
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"after": ("*", {"forceInput": True})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types):  # noqa: N802
+        return True
+
+    RETURN_TYPES = ()
+    INPUT_IS_LIST = True
+    OUTPUT_NODE = True
+    FUNCTION = "run"
+    CATEGORY = "test"
+
+    def run(self, after):
+        return {"ui": {"modules": [name.rpartition("promptgen-tagger.")[2] for name in sys.modules]}}
+
+
 class AnyType(str):
     """Goes with every input's type."""
 
@@ -183,5 +204,13 @@ class TestValues:
 
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
-    for node in (TestPictures, TestTexts, TestClip, TestSameConditioning, TestLoadedModels, TestValues)
+    for node in (
+        TestPictures,
+        TestTexts,
+        TestClip,
+        TestSameConditioning,
+        TestLoadedModels,
+        TestModules,
+        TestValues,
+    )
 }

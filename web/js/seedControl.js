@@ -5,12 +5,14 @@
  */
 import { app } from "../../../scripts/app.js";
 
+const TAGGERS = ["PromptGenTagger", "PromptGenRemoteTagger"];
+
 app.registerExtension({
   name: "PromptGen.SeedControl",
 
   /** @param {import("./definition.js").Node} node */
   nodeCreated(node) {
-    if (node.comfyClass !== "PromptGenTagger") return;
+    if (!TAGGERS.includes(node.comfyClass)) return;
     const seed = node.widgets?.find((widget) => widget.name === "seed");
     const control = seed?.linkedWidgets?.find((widget) => widget.name === "control_after_generate");
     if (control) control.value = "fixed";
