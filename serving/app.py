@@ -53,7 +53,7 @@ def create_app(settings: ServerSettings, scheduler: Scheduler, counts: Metrics |
     app.include_router(metrics.router(counts, scheduler, held))
     app.include_router(page.router())
     app.include_router(visionapi.router(scheduler))
-    app.include_router(openai_face.router(scheduler, settings))
+    app.include_router(openai_face.router(scheduler, settings, held))
     app.include_router(captions.router(scheduler, settings.limits))
     app.include_router(docs.router(app))
     describe(app, settings, scheduler.models[0].name)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ..captioning import ImageResult
     from ..models_cache import LoadedInfo
+    from .body_limits import HeldBytes
     from .scheduler import Scheduler
     from .settings import ServerSettings
 
@@ -43,10 +44,14 @@ _KEEP_ALIVE_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-def router(scheduler: Scheduler, settings: ServerSettings) -> APIRouter:
-    """``/v1/models`` and ``/v1/chat/completions``."""
+def router(scheduler: Scheduler, settings: ServerSettings, held: HeldBytes) -> APIRouter:
+    """``/v1/models`` and ``/v1/chat/completions``.
+
+    Args:
+        held: what is in memory of all requests.
+    """
     routes = APIRouter(prefix="/v1", tags=["OpenAI"])
-    fetcher = RemotePictures(settings.url_hosts, settings.limits)
+    fetcher = RemotePictures(settings.url_hosts, settings.limits, held)
     started = int(time.time())
 
     @routes.get("/models", summary="The models, alone and with each instruction")
@@ -83,23 +88,19 @@ def router(scheduler: Scheduler, settings: ServerSettings) -> APIRouter:
 
 
 async def _answer(chat: ChatRequest, scheduler: Scheduler, fetcher: RemotePictures) -> ChatAnswer:
-    images = await _load(chat.images, fetcher)
-    results = await scheduler.answer(chat.ask, images)
+    carried = [(number, image) for number, image in enumerate(chat.images, 1) if not _is_address(image)]
+    names = [f"image_url {number}" for number, _ in carried]
+    decoded = iter(await decode_images([image for _, image in carried], names))
+    async with fetcher.fetch([image for image in chat.images if _is_address(image)]) as fetched:
+        rest = iter(fetched)
+        images = [next(rest) if _is_address(image) else next(decoded) for image in chat.images]
+        results = await scheduler.answer(chat.ask, images)
     _raise_if_unreadable(results)
     return ChatAnswer.of(results, chat.stop)
 
 
-async def _load(images: tuple[str, ...], fetcher: RemotePictures) -> list[bytes]:
-    """The bytes of data URIs, and of what is fetched, in order."""
-    remote = [number for number, image in enumerate(images) if "://" in image[:20]]
-    carried = [number for number in range(len(images)) if number not in remote]
-    names = [f"image_url {number + 1}" for number in carried]
-    found = dict(
-        zip(carried, await decode_images([images[number] for number in carried], names), strict=True)
-    )
-    fetched = await fetcher.fetch([images[number] for number in remote])
-    found.update(zip(remote, fetched, strict=True))
-    return [found[number] for number in range(len(images))]
+def _is_address(image: str) -> bool:
+    return "://" in image[:20]
 
 
 def _raise_if_unreadable(results: list[ImageResult]) -> None:

@@ -10,13 +10,15 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
-from .errors import BadRequestError, BodyTooLargeError
+from .body_limits import HeldBytes
+from .errors import BadRequestError, BodyTooLargeError, QueueFullError
 from .settings import Limits
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class RemotePictures:
     Args:
         hosts: names that may be fetched from: ``example.com``, ``*.example.com`` for all below it; either
             with ``:PORT`` if that is not 80 (http) or 443 (https).
-        limits: how many bytes the pictures of one request may have together.
+        limits: how many bytes the pictures of one request, and of all, may have together.
+        held: what is in memory of all requests.
         resolve: from a host's name to its addresses.
         reachable: networks that may be connected to although they are not public.
         seconds: that one picture may take.
@@ -61,38 +64,43 @@ class RemotePictures:
         self,
         hosts: Sequence[str],
         limits: Limits,
+        held: HeldBytes,
         *,
         resolve: Resolver | None = None,
         reachable: Sequence[Network] = (),
         seconds: float = _SECONDS,
     ) -> None:
         self._hosts = tuple(map(_Host.of, hosts))
-        self._most = limits.body_bytes
+        self._limits = limits
+        self._held = held
         self._resolve = resolve or _resolve
         self._reachable = tuple(reachable)
         self._seconds = seconds
         self._turns = asyncio.Semaphore(_AT_A_TIME)
 
-    async def fetch(self, urls: Sequence[str]) -> list[bytes]:
-        """The bodies of ``urls``, in order.
+    @asynccontextmanager
+    async def fetch(self, urls: Sequence[str]) -> AsyncIterator[list[bytes]]:
+        """The bodies of ``urls``, in order. They count as held for the length of the ``async with`` block.
 
         Raises:
             BadRequestError: one may not be fetched, or cannot.
             BodyTooLargeError: together they are too large.
+            QueueFullError: there is no memory for them now.
         """
         if urls and not self._hosts:
             raise BadRequestError(
                 "This server fetches no pictures from elsewhere. Send the image file itself, as a data URI:"
                 " data:image/jpeg;base64,..."
             )
-        room = _Room(self._most)
+        room = _Room(self._limits, self._held)
         tasks = [asyncio.ensure_future(self._fetch(url, room)) for url in urls]
         try:
-            return await asyncio.gather(*tasks)
+            yield await asyncio.gather(*tasks)
         finally:
             for task in tasks:  # one has failed, or nobody waits any more
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            room.close()
 
     async def _fetch(self, url: str, room: _Room) -> bytes:
         async with self._turns:
@@ -240,23 +248,34 @@ class _Host:
 
 
 class _Room:
-    """How many bytes may still come, for all pictures of a request."""
+    """Memory for all pictures of a request."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._left = most
+    def __init__(self, limits: Limits, held: HeldBytes) -> None:
+        self._limits = limits
+        self._held = held
+        self._taken = 0
 
     def check(self, nbytes: int) -> None:
-        """Raises BodyTooLargeError if there is not room for so many."""
-        if nbytes > self._left:
+        """Raises BodyTooLargeError or QueueFullError if there is not room for so many more."""
+        if self._taken + nbytes > self._limits.body_bytes:
             raise BodyTooLargeError(
-                f"The pictures at the given addresses have more than {self._most} bytes together, the most"
-                " that this server takes."
+                f"The pictures at the given addresses have more than {self._limits.body_bytes} bytes"
+                " together, the most that this server takes."
+            )
+        if self._held.count + nbytes > self._limits.held_bytes:
+            raise QueueFullError(
+                "The requests that are waiting take all the memory that is meant for them.", retry_after=2
             )
 
     def take(self, nbytes: int) -> None:
         self.check(nbytes)
-        self._left -= nbytes
+        self._taken += nbytes
+        self._held.count += nbytes
+
+    def close(self) -> None:
+        """The pictures are not needed any more."""
+        self._held.count -= self._taken
+        self._taken = 0
 
 
 async def _body(response: httpx.Response, url: httpx.URL, room: _Room) -> bytes:

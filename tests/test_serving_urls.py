@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promptgen.serving.errors import BadRequestError, BodyTooLargeError
+from promptgen.serving.body_limits import HeldBytes
+from promptgen.serving.errors import BadRequestError, BodyTooLargeError, QueueFullError
 from promptgen.serving.remote_pictures import RemotePictures, is_public
 from promptgen.serving.settings import Limits
 
@@ -98,20 +99,37 @@ def fetch(
     hosts: tuple[str, ...],
     resolve: Any = None,
     reachable: Any = LOOPBACK,
+    held: HeldBytes | None = None,
     body_bytes: int = 1 << 20,
     seconds: float = 10.0,
 ) -> list[bytes]:
-    async def run() -> list[bytes]:
-        remote = RemotePictures(
-            hosts,
-            Limits(body_bytes=body_bytes),
-            resolve=resolve or Names(),
-            reachable=reachable,
-            seconds=seconds,
-        )
-        return await remote.fetch(urls)
+    """The pictures. They count as held while they are used, and no longer."""
+    held = held or HeldBytes()
+    before = held.count
 
-    return asyncio.run(run())
+    async def run() -> list[bytes]:
+        limits = Limits(body_bytes=body_bytes, held_bytes=2 * body_bytes)
+        remote = RemotePictures(
+            hosts, limits, held, resolve=resolve or Names(), reachable=reachable, seconds=seconds
+        )
+        async with remote.fetch(urls) as pictures:
+            assert held.count == before + sum(map(len, pictures))
+            return pictures
+
+    try:
+        return asyncio.run(run())
+    finally:
+        assert held.count == before
+
+
+def fetch_as_ever(url: str, host: str) -> None:
+    """Without anything of the tests' own."""
+
+    async def run() -> None:
+        async with RemotePictures([host], Limits(), HeldBytes()).fetch([url]):
+            pass
+
+    asyncio.run(run())
 
 
 # What is fetched ------------------------------------------------------------------------
@@ -274,12 +292,12 @@ def test_public_addresses_are(address: str) -> None:
 
 def test_a_literal_address_on_the_list_is_checked_too() -> None:
     with pytest.raises(BadRequestError, match="not public"):
-        asyncio.run(RemotePictures(["127.0.0.1"], Limits()).fetch(["http://127.0.0.1/cat.png"]))
+        fetch_as_ever("http://127.0.0.1/cat.png", "127.0.0.1")
 
 
 def test_a_name_of_this_machine_is_refused_as_the_system_resolves_it() -> None:
     with pytest.raises(BadRequestError, match="not public"):
-        asyncio.run(RemotePictures(["localhost"], Limits()).fetch(["http://localhost/cat.png"]))
+        fetch_as_ever("http://localhost/cat.png", "localhost")
 
 
 def test_a_name_that_changes_its_address_gains_nothing(web: Web) -> None:
@@ -325,7 +343,7 @@ def test_a_redirect_is_checked_as_the_address_itself(web: Web, location: str) ->
 )
 def test_a_list_that_cannot_be_read_is_refused_at_the_start(host: str) -> None:
     with pytest.raises(ValueError, match=r"write example\.com"):
-        RemotePictures([host], Limits())
+        RemotePictures([host], Limits(), HeldBytes())
 
 
 # What goes wrong ------------------------------------------------------------------------
@@ -336,7 +354,7 @@ def test_what_cannot_be_had_is_said(web: Web) -> None:
     with pytest.raises(BadRequestError, match="404"):
         fetch(web.url("/none"), hosts=hosts)
     with pytest.raises(BadRequestError, match="has no address"):
-        asyncio.run(RemotePictures(["nowhere.invalid"], Limits()).fetch(["http://nowhere.invalid/cat.png"]))
+        fetch_as_ever("http://nowhere.invalid/cat.png", "nowhere.invalid")
     web.routes["/cut"] = lambda handler: _send(handler, b"abc", Content_Length="10")
     with pytest.raises(BadRequestError, match="cannot be had"):
         fetch(web.url("/cut"), hosts=hosts)
@@ -372,6 +390,16 @@ def test_what_is_too_large_is_not_fetched_to_its_end(web: Web) -> None:
     assert len(fetch(*[web.url("/half")] * 2, hosts=hosts, body_bytes=100_000)) == 2
     with pytest.raises(BodyTooLargeError):  # together
         fetch(*[web.url("/half")] * 3, hosts=hosts, body_bytes=100_000)
+
+
+def test_pictures_take_their_part_of_the_memory_for_all_requests(web: Web) -> None:
+    held = HeldBytes()
+    held.count = 150_000  # of other requests
+    web.routes["/half"] = lambda handler: _send(handler, b"0" * 50_000)
+    hosts = (f"pictures.test:{web.port}",)
+    assert fetch(web.url("/half"), hosts=hosts, held=held, body_bytes=100_000)
+    with pytest.raises(QueueFullError):
+        fetch(*[web.url("/half")] * 2, hosts=hosts, held=held, body_bytes=100_000)
 
 
 def test_what_takes_too_long_is_given_up(web: Web) -> None:
