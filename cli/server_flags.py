@@ -143,7 +143,7 @@ class ServerFlags:
             api_keys=_checked_keys(self.api_key or ()),
             cors_origins=_checked_origins(_split(self.cors)),
             hosts=_split(self.allow_host),
-            url_hosts=_split(self.allow_urls),
+            url_hosts=_checked_url_hosts(_split(self.allow_urls)),
             limits=limits,
         )
 
@@ -165,3 +165,14 @@ def _checked_origins(origins: Sequence[str]) -> tuple[str, ...]:
         if origin != "*" and not _ORIGIN.fullmatch(origin.rstrip("/")):
             raise UsageError(f"--cors is {origin!r}; it takes an origin such as https://example.com, or *.")
     return tuple(origins)
+
+
+def _checked_url_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    from ..serving.url_hosts import UrlHost
+
+    for host in hosts:
+        try:
+            UrlHost.of(host)
+        except ValueError as error:
+            raise UsageError(f"--allow-urls: {error}") from error
+    return hosts

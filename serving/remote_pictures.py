@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from urllib.parse import urljoin
 from .body_limits import HeldBytes
 from .errors import BadRequestError, BodyTooLargeError, QueueFullError
 from .settings import Limits
+from .url_hosts import PORTS, UrlHost
 
 if TYPE_CHECKING:
     import ssl
@@ -32,8 +32,6 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]  # host, port → its addresses
 
-_HOST = re.compile(r"(?P<below>\*\.)?(?P<name>[\w.-]+)(:(?P<port>[0-9]{1,5}))?")
-_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = 3
 _AT_A_TIME = 8  # downloads, of all requests together
 _SECONDS = 30.0  # for a picture, from its name to its last byte
@@ -48,8 +46,7 @@ class RemotePictures:
     """Fetches pictures by their addresses.
 
     Args:
-        hosts: names that may be fetched from: ``example.com``, ``*.example.com`` for all below it; either
-            with ``:PORT`` if that is not 80 (http) or 443 (https).
+        hosts: where pictures may be, see :class:`.UrlHost`.
         limits: how many bytes the pictures of one request, and of all, may have together.
         held: what is in memory of all requests.
         resolve: from a host's name to its addresses.
@@ -70,7 +67,7 @@ class RemotePictures:
         reachable: Sequence[Network] = (),
         seconds: float = _SECONDS,
     ) -> None:
-        self._hosts = tuple(map(_Host.of, hosts))
+        self._hosts = tuple(map(UrlHost.of, hosts))
         self._limits = limits
         self._held = held
         self._resolve = resolve or _resolve
@@ -130,12 +127,12 @@ class RemotePictures:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
             raise BadRequestError(f"{_shown(url)} is no valid address: {error}.") from error
-        if parsed.scheme not in _PORTS or not parsed.host:
+        if parsed.scheme not in PORTS or not parsed.host:
             raise BadRequestError(f"{_shown(url)}: pictures come as data URIs, or from http and https.")
         if parsed.userinfo:
             raise BadRequestError(f"{parsed.scheme}://…@{parsed.host}: leave the user name and password out.")
         place = _Place(parsed, parsed.raw_host.decode("ascii").lower().rstrip("."))
-        if not any(host.has(place) for host in self._hosts):
+        if not any(host.has(place.url.scheme, place.host, place.port) for host in self._hosts):
             allowed = ", ".join(host.given for host in self._hosts)
             raise BadRequestError(
                 f"{_shown(url)}: this server fetches pictures only from {allowed}. Send the image file"
@@ -215,36 +212,7 @@ class _Place:
 
     @property
     def port(self) -> int:
-        return _PORTS[self.url.scheme] if self.url.port is None else self.url.port
-
-
-@dataclass(frozen=True)
-class _Host:
-    """One entry of the server's list."""
-
-    given: str
-    name: str  # ASCII, lower case
-    below: bool  # whether those are meant whose names end with a dot and this one
-    port: int | None  # None: the scheme's own
-
-    @classmethod
-    def of(cls, given: str) -> _Host:
-        match = _HOST.fullmatch(given.strip())
-        try:
-            if match is None or int(match["port"] or 1) not in range(1, 1 << 16):
-                raise ValueError(given)
-            name = match["name"].rstrip(".").encode("idna").decode("ascii").lower()
-        except ValueError as error:
-            raise ValueError(
-                f"{given!r} is no host to fetch pictures from; write example.com, *.example.com or"
-                " example.com:8080."
-            ) from error
-        return cls(given.strip(), name, bool(match["below"]), int(match["port"]) if match["port"] else None)
-
-    def has(self, place: _Place) -> bool:
-        if place.port != (_PORTS[place.url.scheme] if self.port is None else self.port):
-            return False
-        return place.host.endswith(f".{self.name}") if self.below else place.host == self.name
+        return PORTS[self.url.scheme] if self.url.port is None else self.url.port
 
 
 class _Room:

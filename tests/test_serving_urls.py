@@ -21,6 +21,8 @@ from promptgen.serving.errors import BadRequestError, BodyTooLargeError, QueueFu
 from promptgen.serving.remote_pictures import RemotePictures, is_public
 from promptgen.serving.settings import Limits
 
+from .command_line import Promptgen
+
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 PICTURE = b"\x89PNG and so on" * 100
 
@@ -344,6 +346,12 @@ def test_a_redirect_is_checked_as_the_address_itself(web: Web, location: str) ->
 def test_a_list_that_cannot_be_read_is_refused_at_the_start(host: str) -> None:
     with pytest.raises(ValueError, match=r"write example\.com"):
         RemotePictures([host], Limits(), HeldBytes())
+
+
+def test_the_command_says_so(promptgen: Promptgen) -> None:
+    ended = promptgen("serve", "--model", "demo", "--port", "0", "--allow-urls", "a.test,http://b.test")
+    assert ended.status == 2
+    assert ended.stderr.startswith("error: --allow-urls: 'http://b.test'")
 
 
 # What goes wrong ------------------------------------------------------------------------
