@@ -98,6 +98,7 @@ async function loadOffer() {
     offered = true;
     part("model-name").textContent = models.length === 1 ? models[0].id : "";
     part("key-form").hidden = true;
+    /** @type {HTMLElement} */ (document.querySelector("main")).hidden = false;
   } catch (error) {
     showFailure(error);
   }

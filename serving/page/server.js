@@ -179,11 +179,12 @@ export function refusal(status, body, retryAfter) {
   } catch {
     return new RequestError(`Something before the server answered with status ${status}. Is promptgen serve running?`);
   }
+  const isFull = status === 429 || said.code === "too_many_connections";
   const seconds = Math.min(60, Math.max(1, Math.ceil(Number(retryAfter)) || 1));
   return new RequestError(String(said.detail), {
     status,
     code: said.code,
-    retryAfter: status === 429 ? seconds : null,
+    retryAfter: isFull ? seconds : null,
   });
 }
 
