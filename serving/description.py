@@ -200,11 +200,16 @@ def _form(components: dict[str, Any], limits: Limits) -> dict[str, Any]:
                 "description": "The files of the pictures.",
             },
             "image": {**file, "description": "The same for one; it comes first."},
-            **{name: asked[name] for name in ("model", "instructions", "instruction", "timeout")},
+            **{name: _or_empty(asked[name]) for name in ("model", "instructions", "instruction", "timeout")},
             "options": written,
-            **options,
+            **{name: _or_empty(option) for name, option in options.items()},
         },
     }  # fmt: skip
+
+
+def _or_empty(schema: dict[str, Any]) -> dict[str, Any]:
+    """A field of a form, which cannot be null, but an empty text, which does not count."""
+    return {**schema, "anyOf": [*schema["anyOf"][:-1], {"const": ""}]}
 
 
 def _statuses(errors: Iterable[type[ServingError]]) -> list[int]:

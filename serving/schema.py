@@ -75,7 +75,7 @@ class CaptionsRequest(DigestRequest):
     image: Base64 | NamedImage | None = Field(default=None, description="The same for one; it comes first.")
     timeout: float | None = Field(
         default=None,
-        gt=0,
+        ge=1,
         description="Seconds to have the answer in. Default, and the most there is: the server's limit.",
     )
 
