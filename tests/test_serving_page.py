@@ -409,6 +409,27 @@ def test_a_server_that_is_gone_and_comes_back(visit: Visit) -> None:
     assert not visit.answer(CIRCLE.name, "GENERATE_TAGS").is_visible()
 
 
+def test_a_proxy_whose_server_is_gone(visit: Visit) -> None:
+    visit.page.route("**/v1/captions", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>"))
+    visit.choose(CIRCLE, RINGS)
+    visit.caption()
+    said = visit.page.locator("#problem-text").inner_text()
+    assert said == "Something before the server answered with status 502. Is promptgen serve running?"
+    assert visit.status == "0 of 2 done, 2 not captioned."
+
+
+def test_a_proxy_that_has_the_page_below_a_path(browser: Browser, demo_server: ServerProcess) -> None:
+    def strip(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=route.request.url.replace("/captions-of-ours/", "/")))
+
+    with visiting(browser, f"{demo_server.url}/captions-of-ours/") as visit:
+        visit.page.route("**/captions-of-ours/**", strip)
+        visit.open()
+        visit.choose(CIRCLE)
+        visit.caption()
+        assert visit.status == "1 of 1 done."
+
+
 def test_what_the_server_does_not_take_is_said_once(visit: Visit) -> None:
     visit.choose(CIRCLE, RINGS)
     visit.unfold("More")
