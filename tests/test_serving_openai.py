@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
 
 import httpx  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from promptgen.captioning import Captioner  # noqa: E402
 
 from .serving_host import ServerProcess, picture  # noqa: E402
@@ -344,6 +347,49 @@ def test_a_body_that_is_none(demo_server: ServerProcess) -> None:
         response = httpx.post(f"{demo_server.url}/v1/chat/completions", content=body, trust_env=False)
         assert response.status_code == 400
         assert response.json()["error"]["message"] == response.json()["detail"]
+
+
+ANYTHING = st.recursive(
+    st.sampled_from([None, True, "OD"]) | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+URL = st.just(uri(b"abc")) | ANYTHING
+PART = ANYTHING | st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "image_url"])},
+    optional={"text": ANYTHING, "image_url": URL | st.fixed_dictionaries({"url": URL})},
+)
+MESSAGE = ANYTHING | st.fixed_dictionaries(
+    {"role": st.just("user") | ANYTHING}, optional={"content": ANYTHING | st.lists(PART, max_size=4)}
+)
+FIELDS = [
+    "n",
+    "tools",
+    "stop",
+    "stream",
+    "stream_options",
+    "temperature",
+    "max_tokens",
+    "do_sample",
+    "num_beams",
+]
+BODY = ANYTHING | st.fixed_dictionaries(
+    {"messages": ANYTHING | st.lists(MESSAGE, max_size=3)},
+    optional={"model": ANYTHING | st.just("demo:CAPTION")} | dict.fromkeys(FIELDS, ANYTHING),
+)
+
+
+@given(body=BODY)
+@settings(max_examples=400, deadline=None)
+def test_any_body_is_read_or_refused(body: Any) -> None:
+    from promptgen.serving.chat_requests import read_chat
+    from promptgen.serving.errors import ServingError
+    from promptgen.serving.models import ServedModel, ServedModels
+    from promptgen.serving.settings import Limits
+
+    models = ServedModels([ServedModel.of(Captioner("demo"))])
+    with contextlib.suppress(ServingError):  # and nothing else
+        assert read_chat(body, models, Limits()).images
 
 
 # Models ---------------------------------------------------------------------------------
