@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from ..captioning.instructions import INSTRUCTIONS
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class ServedModel:
     """One checkpoint that requests may name."""
 
-    name: str  # of the catalogue, or as the server was told it
+    name: str  # of the catalogue, or of the folder, or the Hub id
     hub_id: str | None
     captioner: Captioner
     instructions: tuple[str, ...]  # that it was trained on, canonical names; all if that is not known
@@ -28,7 +29,9 @@ class ServedModel:
         """The model of ``captioner``, whose files must be there or have an entry in the catalogue."""
         entry = entry_of(captioner.model)
         if entry is None:
-            return cls(captioner.model, None, captioner, tuple(INSTRUCTIONS))
+            folder = Path(captioner.model)  # where it lies is not for clients to know
+            name = folder.resolve().name if folder.is_dir() else captioner.model
+            return cls(name, None, captioner, tuple(INSTRUCTIONS))
         return cls(entry.name, entry.hub_id, captioner, tuple(entry.instructions) or tuple(INSTRUCTIONS))
 
     def is_called(self, name: str) -> bool:
