@@ -259,7 +259,7 @@ def test_a_busy_server_is_asked_again_when_it_says_so(scripts: Scripts, tmp_path
         begun = time.monotonic()
         done = scripts.ask(url, "CAPTION", tmp_path / "a.png")
     assert (done.status, done.stdout, len(asked)) == (0, "late\n", 3)
-    assert time.monotonic() - begun >= 2
+    assert 2 <= time.monotonic() - begun < 6  # with pauses of its own it would be 6
 
 
 @pytest.mark.slow
