@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 REFERENCE = Path(__file__).parent / "data" / "florence2-tiny-original"
-HEAVY = ("torch", "torchvision", "transformers", "timm", "PIL", "numpy", "safetensors", "tokenizers")
+HEAVY = (
+    "torch", "torchvision", "transformers", "timm", "PIL", "numpy", "safetensors", "tokenizers",
+    "fastapi", "starlette", "uvicorn", "prometheus_client", "httpx",
+)  # fmt: skip
 
 
 def run_child(code: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +41,7 @@ print(json.dumps([seconds, loaded, [name for name in {HEAVY} if name in sys.modu
     assert min(measured) < 0.05
 
 
-@pytest.mark.parametrize("room", ["captioning", "cli", "florence2", "models_cache", "training"])
+@pytest.mark.parametrize("room", ["captioning", "cli", "florence2", "models_cache", "serving", "training"])
 def test_importing_a_room_loads_nothing_heavy(room: str) -> None:
     done = run_child(
         f"import sys, promptgen.{room}\nprint([name for name in {HEAVY} if name in sys.modules])"
@@ -50,6 +53,7 @@ LIGHT_COMMANDS = [
     ["--help"],
     ["--version"],
     ["caption", "--help"],
+    ["serve", "--help"],
     ["instructions"],
     ["instructions", "--format", "json"],
     ["models", "list"],
