@@ -30,6 +30,7 @@ Rules = str | Mapping[str, str] | Iterable[str | tuple[str, str]]
 # What `is_kaomoji` does not know by its shape, of those that the WD14 taggers keep.
 _KAOMOJI = frozenset(["(o)_(o)", "<o>_<o>", "6_9"])
 _EMOTICON = re.compile(r"[<>]?[:;=8][-'^o]?[()]+|[()]+[-'^o]?[:;=8]", re.IGNORECASE)
+_MOST_CHARACTERS = 100_000  # that replacements may make of an answer that has fewer
 _LINE_BREAKS = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")  # those of str.splitlines
 
 
@@ -100,10 +101,15 @@ def edit_tags(tags: str | Iterable[str], options: TagOptions) -> list[str]:
 
     ``tags`` is a text to split, or tags already split. Without prefix, suffix and replacements, editing twice
     gives what editing once gives.
+
+    Raises:
+        ValueError: the replacements feed each other, and would make them endlessly many.
     """
     edited = [tag for tag in _as_list(tags) if tag]
+    most = _most_characters(edited)
     for rule in options._rules:
         edited = [part for tag in edited for part in rule.apply_to_tag(tag)]
+        _check_growth(edited, most)
     edited = [tag for tag in edited if not any(pattern.fullmatch(_key(tag)) for pattern in options._excluded)]
     edited = [
         _parentheses(_underscores(tag, options.underscores), options.escape_parentheses) for tag in edited
@@ -113,9 +119,15 @@ def edit_tags(tags: str | Iterable[str], options: TagOptions) -> list[str]:
 
 
 def edit_prose(text: str, options: TagOptions) -> str:
-    """Prose after replacement of whole words, with prefix and suffix. Excluding is for tags alone."""
+    """Prose after replacement of whole words, with prefix and suffix. Excluding is for tags alone.
+
+    Raises:
+        ValueError: the replacements feed each other, and would make it endlessly long.
+    """
+    most = _most_characters([text])
     for rule in options._rules:
         text = rule.apply_to_prose(text)
+        _check_growth([text], most)
     return add_affixes(text.strip(), options.prefix, options.suffix)
 
 
@@ -227,6 +239,20 @@ def _split_unescaped(text: str, separator: str, limit: int | None = None) -> lis
     return [*parts, text[start:]]
 
 
+def _most_characters(texts: Iterable[str]) -> int:
+    """That replacements may make of ``texts``."""
+    return max(_MOST_CHARACTERS, 2 * sum(map(len, texts)))
+
+
+def _check_growth(texts: Iterable[str], most: int) -> None:
+    """A chain of rules each of which makes ten words of one soon fills the memory."""
+    if sum(map(len, texts)) > most:
+        raise ValueError(
+            f"the replacements make more than {most} characters of an answer: each finds what those before it"
+            " have written. Put them into another order."
+        )
+
+
 def _literal(word: str) -> str:
     """A pattern for a word whose parentheses may be escaped in the text."""
     return "".join(rf"\\*\{char}" if char in "()" else re.escape(char) for char in word)
@@ -234,8 +260,15 @@ def _literal(word: str) -> str:
 
 def _exclusion(tag: str) -> re.Pattern[str]:
     key = _key(tag)
-    parts = [key] if is_kaomoji(tag) else key.split("*")  # *_* is a face, not "anything"
-    return re.compile(".*".join(re.escape(part) for part in parts), re.DOTALL)
+    first, *others = [key] if is_kaomoji(tag) else key.split("*")  # *_* is a face, not "anything"
+    pattern = re.escape(first)
+    # What lies between two stars is found as early as it can be, and not looked for again: a pattern of many
+    # stars would take for ever otherwise.
+    for number, part in enumerate(filter(None, others[:-1])):
+        pattern += f"(?=(?P<g{number}>.*?{re.escape(part)}))(?P=g{number})"
+    if others:
+        pattern += ".*" + re.escape(others[-1])
+    return re.compile(pattern, re.DOTALL)
 
 
 def _key(tag: str) -> str:
@@ -259,7 +292,7 @@ def _parentheses(tag: str, escaped: bool | None) -> str:
 
 
 def _unescape(tag: str) -> str:
-    return re.sub(r"\\+([()])", r"\1", tag)
+    return re.sub(r"(?<!\\)\\+([()])", r"\1", tag)
 
 
 def _first_of_each(tags: list[str]) -> list[str]:

@@ -41,13 +41,12 @@ def router(scheduler: Scheduler, limits: Limits) -> APIRouter:
         if is_form(request):
             asked, pictures = await read_form(request)
             _check_number(len(pictures), limits)
-            ask = asked.ask()
         else:
             asked = read_object(CaptionsRequest, await read_json(request))
             given = [*([] if asked.image is None else [asked.image]), *(asked.images or [])]
             _check_number(len(given), limits)
-            ask = asked.ask()
             pictures = await _decode(given)
+        ask = await asyncio.to_thread(asked.ask)  # rules for tags take their time
         results = await until_disconnected(request, scheduler.answer(ask, [data for _, data in pictures]))
         images = [
             _image_answer(name or f"image {number}", result)
@@ -64,7 +63,8 @@ def router(scheduler: Scheduler, limits: Limits) -> APIRouter:
         Whoever keeps answers compares it with the one that they were made under.
         """
         asked = read_object(DigestRequest, await read_json(request))
-        return Utf8JSONResponse({"digest": await asyncio.to_thread(scheduler.digest, asked.ask())})
+        found = await asyncio.to_thread(lambda: scheduler.digest(asked.ask()))
+        return Utf8JSONResponse({"digest": found})
 
     @routes.get("/instructions")
     async def instructions() -> Response:

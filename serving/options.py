@@ -8,16 +8,20 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..captioning import CaptionOptions, GenerationOptions, TagOptions, TileOptions, VisionOptions
+from ..captioning.tags import parse_replacements
 from .errors import BadRequestError
 from .strict import Strict
 
 __all__ = ["AnswerOptions"]
 
-LONGEST_TEXT = 20_000  # characters
+_LONGEST_AFFIX = 1000  # characters
+_LONGEST_RULES = 10_000
+_MOST_RULES = 256  # replacements, each of which looks at each tag of an answer
 _OWN = "Default: the checkpoint's own setting."
 
-Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
-Texts = Annotated[list[Text], Field(max_length=1000)]
+Affix = Annotated[str, Field(max_length=_LONGEST_AFFIX)]
+Rules = Annotated[str, Field(max_length=_LONGEST_RULES)]
+RuleList = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=500)]
 
 
 class AnswerOptions(Strict):
@@ -73,7 +77,7 @@ class AnswerOptions(Strict):
         le=2**64 - 1,
         description="With do_sample: repeat the same draws. Default: fresh ones.",
     )
-    text_input: Text | None = Field(
+    text_input: str | None = Field(
         default=None,
         description="For instructions that take one: a text, such as the phrase to locate; or a region as"
         " x0,y0,x1,y1 in pixels or in fractions of the picture, several with ; between them.",
@@ -83,14 +87,14 @@ class AnswerOptions(Strict):
         description="Colour behind transparent pixels: a name or #RRGGBB.",
         examples=["#808080"],
     )
-    prefix: Text | None = Field(default="", description="Put before every answer.")
-    suffix: Text | None = Field(default="", description="Put after every answer.")
-    exclude: Text | Texts | None = Field(
+    prefix: Affix | None = Field(default="", description="Put before every answer.")
+    suffix: Affix | None = Field(default="", description="Put after every answer.")
+    exclude: Rules | RuleList | None = Field(
         default=None,
         description="Tags to leave out, with commas between them or as a list; * stands for any characters.",
         examples=["simple background, *hair"],
     )
-    replace: Text | Texts | None = Field(
+    replace: Rules | RuleList | None = Field(
         default=None,
         description="Whole tags or whole words to replace, OLD:NEW, with ; between them or as a list; an"
         " empty NEW takes them out.",
@@ -145,15 +149,7 @@ class AnswerOptions(Strict):
         try:
             return CaptionOptions(
                 generation=GenerationOptions(**{name: getattr(self, name) for name in names}),
-                tags=TagOptions(
-                    prefix=self.prefix or "",
-                    suffix=self.suffix or "",
-                    exclude=_joined(self.exclude, ","),
-                    replace=_joined(self.replace, ";"),
-                    underscores=self.underscores or "keep",
-                    escape_parentheses=self.escape_parentheses,
-                    deduplicate=bool(self.deduplicate),
-                ),
+                tags=self._tag_options(),
                 text_input=self.text_input,
                 background=_colour(self.background),
                 vision=VisionOptions(
@@ -162,6 +158,23 @@ class AnswerOptions(Strict):
             )
         except ValueError as error:
             raise BadRequestError(str(error)) from error
+
+    def _tag_options(self) -> TagOptions:
+        options = TagOptions(
+            prefix=self.prefix or "",
+            suffix=self.suffix or "",
+            exclude=_joined("exclude", self.exclude, ","),
+            replace=_joined("replace", self.replace, ";"),
+            underscores=self.underscores or "keep",
+            escape_parentheses=self.escape_parentheses,
+            deduplicate=bool(self.deduplicate),
+        )
+        rules = parse_replacements(options.replace)
+        if len(rules) > _MOST_RULES:
+            raise BadRequestError(f"replace has {len(rules)} rules; {_MOST_RULES} is the most.")
+        if any(len(new) > _LONGEST_AFFIX for _, new in rules):
+            raise BadRequestError(f"replace takes new texts of at most {_LONGEST_AFFIX} characters.")
+        return options
 
     def _tile_options(self) -> TileOptions | None:
         if self.tile is None:
@@ -173,9 +186,12 @@ class AnswerOptions(Strict):
         return TileOptions(None if self.tile == "auto" else self.tile, overlap, whole=not self.tiles_only)
 
 
-def _joined(texts: str | list[str] | None, separator: str) -> str:
+def _joined(name: str, texts: str | list[str] | None, separator: str) -> str:
     """One text of several, which is how the command line has them."""
-    return texts if isinstance(texts, str) else separator.join(texts or ())
+    joined = texts if isinstance(texts, str) else separator.join(texts or ())
+    if len(joined) > _LONGEST_RULES:
+        raise BadRequestError(f"{name} has {len(joined)} characters; {_LONGEST_RULES} is the most.")
+    return joined
 
 
 def _colour(name: str | None) -> tuple[int, int, int]:

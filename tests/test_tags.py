@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
+import time
 
 import pytest
 from hypothesis import assume, event, example, given, settings
@@ -259,6 +261,31 @@ def test_no_rules_and_no_text_crash(text: str, rules: str, prefix: str, suffix: 
         return
     assert all(edit_tags(text, options))
     edit_prose(text, options)
+
+
+@given(st.text(alphabet="ab*", min_size=1), st.text(alphabet="ab", min_size=1))
+@settings(deadline=None)
+def test_stars_stand_for_any_characters(pattern: str, tag: str) -> None:
+    excluded = edit_tags([tag], TagOptions(exclude=[pattern])) == []
+    assert excluded == fnmatch.fnmatchcase(tag, pattern)
+
+
+def test_patterns_of_many_stars_and_texts_of_many_backslashes_take_no_time() -> None:
+    began = time.monotonic()
+    assert edit_tags("i" * 500, TagOptions(exclude="*i" * 100 + "*x")) == ["i" * 500]
+    assert edit_tags("a", TagOptions(prefix="\\" * 20_000, exclude="\\" * 20_000)) == ["\\" * 20_000, "a"]
+    assert time.monotonic() - began < 5
+
+
+def test_replacements_that_feed_each_other_are_stopped() -> None:
+    chain = ";".join(f"w{number}:" + f"w{number + 1} " * 10 for number in range(20))
+    options = TagOptions(replace=chain)
+    for edit in (edit_tags, edit_prose):
+        with pytest.raises(ValueError, match="more than 100000 characters"):
+            edit("a w0, b", options)
+        assert edit("a w19" if edit is edit_prose else ["a w19"], options)
+    long = "word " * 30_000  # which is no fault of the rules
+    assert edit_prose(long, TagOptions(replace="word:world")).startswith("world world")
 
 
 @given(
