@@ -113,7 +113,7 @@ class RemoteCaptioner:
         # The server gets names of ours: those of files may hold what cannot be sent.
         parts = [("images", (f"image {number}", content)) for number, (_, content) in enumerate(images, 1)]
         fields = {"instructions": ",".join(instructions), "options": json.dumps(dict(options))}
-        fields["timeout"] = f"{self._timeout:g}"
+        fields["timeout"] = f"{max(1, self._timeout):g}"  # servers take no less
         if self._model is not None:
             fields["model"] = self._model
 
