@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 from promptgen.captioning import INSTRUCTIONS
-from promptgen.serving.settings import Limits
+from promptgen.serving.settings import Limits, ServerSettings
 from promptgen.training.demo.scenes import draw_scene
 
 from .comfyui_host import Checkout, Entry, Host, HostError, start_host
 from .helpers_dev import ROOT
-from .serving_host import ServerProcess, serving_process
+from .serving_host import ServerProcess, serving_here, serving_process
 
 pytestmark = pytest.mark.comfyui
 
@@ -201,11 +201,11 @@ def test_a_list_of_sizes_is_one_request_and_long_lists_are_several(own: Host, se
 
 
 def test_a_server_that_takes_less_gets_several_requests(own: Host) -> None:
-    with serving_process("--max-images", "2") as small:
+    with serving_here(ServerSettings(limits=Limits(images=2))) as small:
         entry = own.run(
             {
                 "1": pictures([f"same{index}.png" for index in range(5)]),
-                "2": remote(small, ["1", 0]),
+                "2": remote(small.url, ["1", 0]),
                 "3": tagger(["1", 0]),
             }
         )
@@ -300,8 +300,8 @@ def test_no_other_server_gets_the_key_of_the_environment(own: Host, guarded: Ser
         assert f"{strange.url} is no PromptGen server" in message
         own.run({"1": load, "2": remote(strange.url, ["1", 0], api_key=["3", 0]), "3": text("connected")})
         assert strange.keys == [None, "Bearer connected"]
-    with serving_process("--api-key", KEY) as another:
-        message = failure(own.run({"1": load, "2": remote(another, ["1", 0])}))
+    with serving_here(ServerSettings(api_keys=(KEY,))) as another:
+        message = failure(own.run({"1": load, "2": remote(another.url, ["1", 0])}))
         assert another.url in message
         assert f"keeps it for {guarded.url}" in message
         assert KEY not in message
