@@ -24,7 +24,8 @@ LINK = re.compile(r"\]\(<?([^)>\s]+(?: [^)>]+)?)>?\)|(?:src|href)=\"([^\"]+)\"")
 
 
 def pages() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+    own = ("README.md", "CHANGELOG.md", "clients/README.md", "deploy/README.md")
+    return [*(ROOT / name for name in own), *sorted(DOCS.rglob("*.md"))]
 
 
 def test_every_node_has_a_page_and_every_page_a_node() -> None:
