@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # conftest imports this file, also where the extra "server" is not installed
+    import httpx
     from promptgen.models_cache import ModelManager
     from promptgen.serving.metrics import Metrics
     from promptgen.serving.scheduler import Scheduler
@@ -162,6 +163,18 @@ def picture(shape: str = "circle", colour: str = "red", size: int = 96, form: st
     stream = BytesIO()
     image.save(stream, form)
     return stream.getvalue()
+
+
+def check_failure(answer: httpx.Response, status: int, code: str) -> str:
+    """That it is in the one form; returns what it says."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    body = answer.json()
+    assert body["code"] == code
+    assert body["detail"] == body["error"]
+    assert "\n" not in body["detail"]
+    said: str = body["detail"]
+    return said
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
