@@ -75,6 +75,8 @@ class _Description:
         for path, methods in found["paths"].items():
             for method, described in methods.items():
                 self._complete(path, described, self._known[path, method])
+        order = [path for path, _ in self._known]  # as people should see them
+        found["paths"] = dict(sorted(found["paths"].items(), key=lambda item: order.index(item[0])))
         found["components"] = {"schemas": self._components}
         if self._settings.api_keys:
             found["components"]["securitySchemes"] = _KEYS

@@ -97,7 +97,7 @@ def _object(name: str, schema: Mapping[str, Any]) -> str:
 def _fields(schema: Mapping[str, Any]) -> str:
     required = schema.get("required", ())
     rows = "".join(
-        f"<tr><td><code>{escape(name)}</code>{'' if name in required else ' (optional)'}</td>"
+        f"<tr><td><code>{escape(name)}</code>{' (required)' if name in required else ''}</td>"
         f"<td>{_type(field)}{_default(field)}</td><td>{_prose(field.get('description', ''))}</td></tr>"
         for name, field in schema.get("properties", {}).items()
     )
