@@ -29,34 +29,28 @@ def answers_from(workers: RemoteWorkers, paths: Sequence[str], model: str) -> An
         RemoteError, ModelGoneError: see :class:`.RemoteWorkers`.
     """
     workers.digest()  # what is wrong with the server, or with what is asked, is told before anything else
-    return _in_order(workers, paths, model)
+    return _answered_all(workers, paths, model)
 
 
-def _in_order(
+def _answered_all(
     workers: RemoteWorkers, paths: Sequence[str], model: str
 ) -> Iterator[tuple[ImageResult, list[dict[str, Any]]]]:
-    early: dict[str, Record] = {}  # their turn has not come
-    with closing(workers.answer(_items(paths), lambda: False)) as records:
-        for number, path in enumerate(paths):
-            while str(number) not in early:
-                record = next(records)
-                if record is not None:
-                    early[record.fingerprint] = record
-            yield _answered(path, early.pop(str(number)), model)
+    with closing(workers.answer(map(_item, paths), lambda: False)) as records:
+        for record in records:
+            if record is not None:
+                yield _answered(record, model)
 
 
-def _items(paths: Sequence[str]) -> Iterator[Item]:
-    """Each with its place as the fingerprint, since one image may be named twice."""
-    for number, path in enumerate(paths):
-        yield Item(path, Path(path), Path(path), str(number), partial(_open, path))
+def _item(path: str) -> Item:
+    return Item(path, Path(path), Path(path), "", partial(_open, path))
 
 
 def _open(path: str) -> BinaryIO:
     return io.BytesIO(read_whole(path))
 
 
-def _answered(path: str, record: Record, model: str) -> tuple[ImageResult, list[dict[str, Any]]]:
-    shown = path if path.isprintable() else repr(path)
+def _answered(record: Record, model: str) -> tuple[ImageResult, list[dict[str, Any]]]:
+    shown = record.name if record.name.isprintable() else repr(record.name)
     error = None if record.error is None else f"{shown}: {record.error}"
-    result = ImageResult(path, error=error, size=record.size)
+    result = ImageResult(record.name, error=error, size=record.size)
     return result, records_of(result, model, record.results)

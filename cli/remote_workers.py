@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..captioning import ImageError
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 _POLL = 0.1  # seconds between looks at whether the run is to stop
 _READERS = 4  # pictures that are read at a time
 _MOST_READY = 8  # pictures that were read and wait for their turn
+_MOST_AHEAD = 256  # pictures after the first that has no answer
 _HELD = 128 * 2**20  # bytes of pictures from which on none is read
 _STOP_SECONDS = 10.0  # for answers to what is on its way when the run is stopped
 _MOST_ATTEMPTS = 5  # at one picture
@@ -31,7 +32,7 @@ _OF_ITSELF = ("engine_failed", "deadline")  # failures for which a picture may b
 
 
 class RemoteWorkers:
-    """See :class:`.Workers`.
+    """See :class:`.Workers`. Records come in the order of the items, as from a captioner here.
 
     Args:
         instructions: canonical names, in order.
@@ -95,14 +96,15 @@ class RemoteWorkers:
             )
 
 
-@dataclass(eq=False)
+@dataclass(order=True)
 class _Parcel:
     """A picture that was read."""
 
-    item: Item
-    content: bytes
-    attempts: int = 0  # that failed, perhaps for its sake
-    sent: float = 0.0  # when it was sent the last time
+    number: int  # in the order of the items
+    item: Item = field(compare=False)
+    content: bytes = field(compare=False)
+    attempts: int = field(default=0, compare=False)  # that failed, perhaps for its sake
+    sent: float = field(default=0.0, compare=False)  # when it was sent the last time
 
 
 class _Traffic:
@@ -115,9 +117,12 @@ class _Traffic:
         self._items = items
         self._stopping = stopping
         self._readers = ThreadPoolExecutor(_READERS, "promptgen-remote-read")
-        self._reading: dict[Future[bytes], Item] = {}
-        self._ready: deque[_Parcel] = deque()
+        self._begun = 0  # items that were taken
+        self._reading: dict[Future[bytes], tuple[int, Item]] = {}
+        self._ready: list[_Parcel] = []  # a heap
         self._sent: dict[Future[list[RemoteImage]], _Parcel] = {}
+        self._answered: dict[int, Record] = {}  # those before them are not there yet
+        self._given = 0  # records that were given on
         self._window = Window()
         self._source_ended = False
         self._stopped_at: float | None = None
@@ -139,17 +144,27 @@ class _Traffic:
     def records(self) -> Iterator[Record | None]:
         """See :meth:`RemoteWorkers.answer`."""
         silent_since = time.monotonic()
-        while not self._has_finished():
-            if self._stopping():
-                self._stop()
-            self._read()
-            self._send()
-            for record in self._hear():
-                silent_since = time.monotonic()
-                yield record
-            if time.monotonic() - silent_since >= _POLL:
-                yield None
-                silent_since = time.monotonic()
+        try:
+            while not self._has_finished():
+                if self._stopping():
+                    self._stop()
+                self._read()
+                self._send()
+                self._hear()
+                while self._given in self._answered:
+                    silent_since = time.monotonic()
+                    yield self._give(self._given)
+                if time.monotonic() - silent_since >= _POLL:
+                    yield None
+                    silent_since = time.monotonic()
+        except ModelGoneError:
+            yield from map(self._give, sorted(self._answered))
+            raise
+        yield from map(self._give, sorted(self._answered))
+
+    def _give(self, number: int) -> Record:
+        self._given = number + 1
+        return self._answered.pop(number)
 
     def _has_finished(self) -> bool:
         if self._sent:
@@ -179,11 +194,14 @@ class _Traffic:
                 return
             if item is None:
                 return
-            self._reading[self._readers.submit(_content_of, item)] = item
+            self._reading[self._readers.submit(_content_of, item)] = (self._begun, item)
+            self._begun += 1
 
     def _has_room(self) -> bool:
+        if len(self._reading) >= _READERS or len(self._ready) >= _MOST_READY:
+            return False
         held = sum(len(parcel.content) for parcel in (*self._ready, *self._sent.values()))
-        return len(self._reading) < _READERS and len(self._ready) < _MOST_READY and held < _HELD
+        return held < _HELD and self._begun < self._given + _MOST_AHEAD
 
     def _send(self) -> None:
         if time.monotonic() < self._resume_at or self._stopped_at is not None:
@@ -193,14 +211,18 @@ class _Traffic:
                 self._asking = self._workers.ask_digest()
             return
         while self._ready and len(self._sent) < self._window.size:
-            parcel = self._ready.popleft()
+            parcel = heapq.heappop(self._ready)
             parcel.sent = time.monotonic()
             self._sent[self._workers.send(parcel.content)] = parcel
 
     # ---- and back
 
-    def _hear(self) -> Iterator[Record]:
-        """The records of pictures that have just come to their end."""
+    def _hear(self) -> None:
+        """Take what has come, and note the records.
+
+        Raises:
+            ModelGoneError: there is nobody to ask any more; what else has come is noted.
+        """
         futures: list[Future[Any]] = [*self._reading, *self._sent]
         if self._asking is not None:
             futures.append(self._asking)
@@ -214,21 +236,22 @@ class _Traffic:
                     self._asking = None
                     self._is_back(future)
                 elif future in self._reading:
-                    yield from self._was_read(self._reading.pop(future), future)
+                    self._was_read(*self._reading.pop(future), future)
                 else:
-                    yield from self._was_answered(self._sent.pop(future), future)
+                    self._was_answered(self._sent.pop(future), future)
             except ModelGoneError as error:
-                gone = error  # what else has come is kept
+                gone = error
         if gone is not None:
             raise gone
 
-    def _was_read(self, item: Item, future: Future[bytes]) -> Iterator[Record]:
+    def _was_read(self, number: int, item: Item, future: Future[bytes]) -> None:
         try:
-            self._ready.append(_Parcel(item, future.result()))
+            heapq.heappush(self._ready, _Parcel(number, item, future.result()))
         except ImageError as error:
-            yield Record.of(item, error=str(error).removeprefix(f"{_shown(item.name)}: "))
+            reason = str(error).removeprefix(f"{_shown(item.name)}: ")
+            self._answered[number] = Record.of(item, error=reason)
 
-    def _was_answered(self, parcel: _Parcel, future: Future[list[RemoteImage]]) -> Iterator[Record]:
+    def _was_answered(self, parcel: _Parcel, future: Future[list[RemoteImage]]) -> None:
         try:
             (image,) = future.result()
         except RemoteError as error:
@@ -238,7 +261,9 @@ class _Traffic:
             image = RemoteImage("", error=error.of_picture)
         self._window.answered(time.monotonic() - parcel.sent)
         self._failing_since, self._failures = None, 0
-        yield Record.of(parcel.item, results=image.results, size=image.size, error=image.error)
+        self._answered[parcel.number] = Record.of(
+            parcel.item, results=image.results, size=image.size, error=image.error
+        )
 
     # ---- what goes wrong
 
@@ -253,7 +278,7 @@ class _Traffic:
         if self._stopped_at is not None:
             return
         self._window.refused(len(self._sent))
-        self._ready.appendleft(parcel)
+        heapq.heappush(self._ready, parcel)
         self._was_away = self._was_away or error.status is None
         parcel.attempts += error.status is None or error.code in _OF_ITSELF
         if parcel.attempts >= _MOST_ATTEMPTS:

@@ -33,7 +33,7 @@ _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = 10.0  # for the server to say itself that it was too late
 _KEPT_SECONDS = 2.0  # an idle connection; servers close theirs after 5
 _FIRST_PAUSE = 0.5  # seconds before the first retry; doubles with each
-_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE = 8.0
 _MOST_ASKED_FOR = 120.0  # seconds that a server may have us wait
 _POLL_SECONDS = 0.2  # in which Ctrl-C is noticed on every system
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import errno
 import json
+import os
 import re
 import socket
 import ssl
@@ -198,5 +199,6 @@ def _has_errno(causes: list[BaseException], number: int) -> bool:
 
 
 def _said(error: BaseException) -> str:
-    strerror = getattr(error, "strerror", None)
-    return str(strerror or str(error) or type(error).__name__).rstrip(".")
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno).lower()
+    return (str(error) or type(error).__name__).rstrip(".")
