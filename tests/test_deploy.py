@@ -152,7 +152,7 @@ def balancing(haproxy: str, folder: Path, *urls: str) -> Iterator[str]:
             return False
 
     try:
-        wait_until(answers)
+        wait_until(answers, 60)
         yield f"http://{address}"
     finally:
         process.kill()
@@ -189,7 +189,8 @@ def test_a_server_behind_the_balancer_may_end_at_any_time(haproxy: str, tmp_path
         ended.set()
         for client in clients:
             client.join(120)
-        assert httpx.get(f"{url}/metrics", trust_env=False).status_code == 404
-        assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+            assert client.get("/metrics").status_code == 404
+            assert client.get("/health").status_code == 200
     assert set(statuses) == {200}
     assert len(statuses) > 6 + 12
