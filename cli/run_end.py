@@ -44,6 +44,11 @@ def tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
 
 
 def _same_command() -> str:
-    """What goes on with this run."""
+    """What goes on with this run. Keys are left out: what is told here may end in a log that others read."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--restart"]
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--api-key="):
+            arguments[place] = "--api-key=KEY"
+        elif place and arguments[place - 1] == "--api-key":
+            arguments[place] = "KEY"
     return shlex.join(["promptgen", *arguments])

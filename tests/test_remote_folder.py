@@ -341,13 +341,14 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
 def test_ctrl_c_ends_it_in_order(
     long: Path, tmp_path: Path, demo_server: ServerProcess, expected: Any
 ) -> None:
-    run = start(long, demo_server.url, log=tmp_path / "log")
+    run = start(long, demo_server.url, "--api-key", "secret", log=tmp_path / "log")
     wait_until(lambda: len(captions(long)) > 10, 100)
     run.send_signal(signal.SIGINT)
     assert run.wait(30) == 130
     log = (tmp_path / "log").read_text()
     assert "Stopping after the images at hand" in log
     assert "To go on: promptgen remote folder" in log
+    assert "secret" not in log
     assert captions(long).items() < expected.items()
 
 
