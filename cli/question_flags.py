@@ -184,7 +184,8 @@ class QuestionFlags:
         float | None,
         typer.Option(
             metavar="PART",
-            help="With --tile: the part of a tile's side, 0-0.75, that the next one shares. [default: 0.25]",
+            help="With --tile: the part of a tile's side, 0-0.75, that the next one shares.",
+            show_default="0.25",
             rich_help_panel=_REGIONS,
         ),
     ] = None
