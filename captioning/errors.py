@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["ImageError", "InstructionError"]
+from typing import TypeVar
+
+__all__ = ["ImageError", "InstructionError", "without_tracebacks"]
+
+_Error = TypeVar("_Error", bound=Exception)
 
 
 class InstructionError(ValueError):
@@ -11,3 +15,12 @@ class InstructionError(ValueError):
 
 class ImageError(ValueError):
     """An image cannot be used. The message says which one and why, in one line."""
+
+
+def without_tracebacks(error: _Error) -> _Error:
+    """``error`` for a result that may be kept: the frames of its tracebacks hold pictures and files."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__context__
+    return error

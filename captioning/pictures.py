@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import ImageError, InstructionError
+from .errors import ImageError, InstructionError, without_tracebacks
 from .features import pixels_key
 from .images import Background, ImageSource, open_image
 from .instructions import Instruction, build_prompts
@@ -76,7 +76,7 @@ class PictureReader:
             whole, parts = self._questions(image.size, tiled=bool(tiles))
             boxes = self._boxes(image.size)
         except (ImageError, InstructionError) as error:
-            return _without_tracebacks(error)
+            return without_tracebacks(error)
         views = [self._view(image, (0, 0, *image.size), whole)] if whole else []
         views += [self._view(image.crop(box), box, parts, len(tiles)) for box in tiles]
         return Picture(image.size, tuple(views), boxes)
@@ -113,12 +113,3 @@ class PictureReader:
         from .region_prompts import region_boxes
 
         return region_boxes(self.text_input, image_size)
-
-
-def _without_tracebacks(error: ImageError | InstructionError) -> ImageError | InstructionError:
-    """The error for a result that may be kept: the frames of its tracebacks hold pictures and files."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__context__
-    return error

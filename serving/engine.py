@@ -74,8 +74,13 @@ class Engine:
     def put(self, job: Job, asked: Asked) -> None:
         """A picture more. To be called by any thread."""
         with self._changed:
+            self._drop_unwanted()
             bisect.insort(self._ready, _Ready(job.serial, job, asked), key=lambda ready: ready.serial)
             self._changed.notify()
+
+    def _drop_unwanted(self) -> None:
+        """Those who went while a batch takes its time would otherwise leave more pictures than may wait."""
+        self._ready = [ready for ready in self._ready if ready.job.is_wanted]
 
     # ---- in the thread
 
@@ -83,7 +88,7 @@ class Engine:
         while (oldest := self._oldest()) is not None:
             try:
                 self._answer_batch_of(oldest)
-            except Exception as error:
+            except BaseException as error:  # a library's panic, too: without this thread nothing is answered
                 logger.exception("A batch failed.")
                 self._refuse([oldest], error)
             del oldest  # and with it the picture
@@ -92,10 +97,11 @@ class Engine:
         """What waits longest; waits for it. None at the end."""
         with self._changed:
             while not self._stopped:
-                self._ready = [ready for ready in self._ready if ready.job.is_wanted]
+                self._drop_unwanted()
                 if self._ready:
                     return self._ready[0]
                 self._changed.wait()
+            self._ready = []
         return None
 
     def _take(self, oldest: _Ready, answers: int) -> list[_Ready]:
@@ -125,7 +131,6 @@ class Engine:
             except Exception as error:  # noqa: BLE001 - it is raised where the answers are waited for
                 logger.error("%s cannot be loaded: %s", model.name, error)
                 failure = EngineFailedError(f"{model.name} cannot be loaded: {_one_line(error)}")
-                failure.__cause__ = error
                 self._refuse(self._take_all_of(model), failure)
                 return
             answerer = self._answerer(model, loaded)
@@ -167,40 +172,38 @@ class Engine:
             answerer.answer(loaded, [ready.asked for ready in batch], size, onlookers)
         except _NobodyWaits:
             return
-        except Exception as error:  # noqa: BLE001 - it is raised where the answers are waited for
+        except BaseException as error:  # noqa: BLE001 - it is raised where the answers are waited for
             left = [ready for ready in batch if ready.job.is_wanted]
             if len(batch) == 1:
                 self._refuse(left, error)
-            for ready in left if len(batch) > 1 else ():
-                self._answer(answerer, loaded, [ready], size)
+                return
+        else:
+            seconds = time.monotonic() - began
+            self.seconds_each += _SMOOTHING * (seconds / len(batch) - self.seconds_each)
+            answers = sum(ready.asked.answers for ready in batch)
+            self._watch.batch(jobs[0].request.model.name, len(batch), answers, seconds)
             return
-        seconds = time.monotonic() - began
-        self.seconds_each += _SMOOTHING * (seconds / len(batch) - self.seconds_each)
-        answers = sum(ready.asked.answers for ready in batch)
-        self._watch.batch(jobs[0].request.model.name, len(batch), answers, seconds)
+        # Not within the handler: the error's frames hold what the batch took of the device.
+        for ready in left:
+            self._answer(answerer, loaded, [ready], size)
 
-    def _refuse(self, batch: Sequence[_Ready], error: Exception) -> None:
+    def _refuse(self, batch: Sequence[_Ready], error: BaseException) -> None:
         """Tell those who wait what went wrong."""
-        told = _as_told(error)
         for ready in batch:
             ready.job.is_answered = True
-            ready.job.request.fail(told)
+            ready.job.request.fail(_as_told(error))
 
 
-def _as_told(error: Exception) -> ServingError:
+def _as_told(error: BaseException) -> ServingError:
     """Whose fault it is. Checkpoints were checked when they were loaded; what the model does not take is in
-    the request."""
+    the request. Not chained to ``error``, whose frames hold pictures and what the model made of them."""
     if isinstance(error, ServingError):
         return error
-    told: ServingError
     if isinstance(error, ValueError):
-        told = BadRequestError(_one_line(error))
-    else:
-        logger.error("The model failed at a request.", exc_info=error)
-        told = EngineFailedError(f"The model failed at this request: {_one_line(error)}")
-    told.__cause__ = error
-    return told
+        return BadRequestError(_one_line(error))
+    logger.error("The model failed at a request.", exc_info=error)
+    return EngineFailedError(f"The model failed at this request: {_one_line(error)}")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__

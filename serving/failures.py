@@ -58,7 +58,10 @@ def failure_body(path: str, status: int, message: str, code: str) -> dict[str, A
 
 
 def serving_failure(path: str, error: ServingError) -> Utf8JSONResponse:
-    """The answer to a request that was refused or has failed with ``error``."""
+    """The answer to a request that was refused or has failed with ``error``, which ends here."""
+    # Its frames hold the pictures, and by way of the request the error itself: memory that nothing but a
+    # full round of the garbage collector would find.
+    error.__traceback__ = None
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))

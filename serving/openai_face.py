@@ -139,6 +139,7 @@ async def _events(frame: ChatFrame, working: asyncio.Future[ChatAnswer], path: s
     try:
         yield frame.answer(working.result())
     except ServingError as error:
+        error.__traceback__ = None  # see serving_failure
         yield event({"error": failure_body(path, error.status, str(error), error.code)["error"]})
     except Exception:
         logger.exception("A stream has failed")

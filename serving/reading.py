@@ -1,15 +1,17 @@
-"""From the files of pictures to what the model looks at."""
+"""From the files of pictures to what the model looks at, within bounds of memory."""
 
 from __future__ import annotations
 
 import io
 import math
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..captioning import ImageError, InstructionError
+from ..captioning.errors import without_tracebacks
 from ..captioning.images import stored_size
 from ..captioning.pictures import Picture
 from ..captioning.tiles import tile_boxes
@@ -25,15 +27,21 @@ if TYPE_CHECKING:
 
 
 class PictureFiles:
-    """Reads pictures for many threads, without more than two of the largest size in memory at a time."""
+    """Reads pictures for many threads.
+
+    No more than two of the largest size are decoded at a time, and none while those that were read and are
+    still held take more than ``limits.read_bytes``: a small file may become many tiles.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._free_pixels = 2 * limits.pixels
+        self._held_bytes = 0
         self._freed = threading.Condition()
 
     def read(self, job: Job) -> Asked | None:
-        """What is asked about the picture of ``job``; None if it cannot be read, which the job is told.
+        """What is asked about the picture of ``job``; None if nobody waits for it any more, or if it cannot
+        be read, which the job is told.
 
         Raises:
             BadRequestError: what is asked does not go with this picture: a region beyond it, too many tiles.
@@ -41,6 +49,8 @@ class PictureFiles:
         """
         inquiry, limits = job.request.inquiry, self._limits
         picture = self._picture(job)
+        if picture is None:
+            return None
         if isinstance(picture, ImageError):
             job.refuse(picture)
             return None
@@ -54,7 +64,7 @@ class PictureFiles:
             )
         return asked
 
-    def _picture(self, job: Job) -> Picture | ImageError | InstructionError:
+    def _picture(self, job: Job) -> Picture | ImageError | InstructionError | None:
         file = _File(job.image or b"")
         file.name = job.name
         job.image = None
@@ -67,10 +77,15 @@ class PictureFiles:
             size = stored_size(file)
             self._check(job.name, size, inquiry.options.vision.tile, processor)
         except (ImageError, InstructionError) as error:
-            return error
+            return without_tracebacks(error)
         file.seek(0)
         with self._room_for(math.prod(size)):
-            return inquiry.reader(processor)(file)
+            if not job.is_wanted:
+                return None
+            picture = inquiry.reader(processor)(file)
+            if isinstance(picture, Picture):
+                self._hold(picture)
+            return picture
 
     def _check(
         self, name: str, size: tuple[int, int], tile: TileOptions | None, processor: ImageProcessor
@@ -91,7 +106,9 @@ class PictureFiles:
     @contextmanager
     def _room_for(self, pixels: int) -> Iterator[None]:
         with self._freed:
-            self._freed.wait_for(lambda: self._free_pixels >= pixels)
+            self._freed.wait_for(
+                lambda: self._free_pixels >= pixels and self._held_bytes < self._limits.read_bytes
+            )
             self._free_pixels -= pixels
         try:
             yield
@@ -99,6 +116,18 @@ class PictureFiles:
             with self._freed:
                 self._free_pixels += pixels
                 self._freed.notify_all()
+
+    def _hold(self, picture: Picture) -> None:
+        """Count what the model looks at for as long as anybody has the picture."""
+        size = sum(view.pixels.nbytes for view in picture.views)
+        with self._freed:
+            self._held_bytes += size
+        weakref.finalize(picture, self._let_go, size).atexit = False
+
+    def _let_go(self, size: int) -> None:
+        with self._freed:
+            self._held_bytes -= size
+            self._freed.notify_all()
 
 
 class _File(io.BytesIO):

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..captioning import ImageResult
+from ..captioning.errors import without_tracebacks
 
 if TYPE_CHECKING:
     from ..captioning import Result
     from ..captioning.captioner import Inquiry
+    from .errors import ServingError
     from .models import ServedModel
 
 
@@ -37,9 +39,9 @@ class Request:
         """There is a result. To be called by any thread."""
         self._in_loop(self._put, number, result)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: ServingError) -> None:
         """The whole request has failed. To be called by any thread."""
-        self._in_loop(self._fail, error)
+        self._in_loop(self._fail, without_tracebacks(error))
 
     def _in_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
@@ -53,7 +55,7 @@ class Request:
         if not self.left:
             self.future.set_result([self._results[place] for place in range(self._pictures)])
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: ServingError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
             self.gone = True

@@ -187,13 +187,14 @@ class Scheduler:
         return self.limits.seconds if ask.seconds is None else min(ask.seconds, self.limits.seconds)
 
     async def _answered(self, request: Request, images: Sequence[bytes], seconds: float) -> list[ImageResult]:
+        jobs: list[Job] = []
         self._requests.add(request)
         self._none_left.clear()
         self._watch.accepted(len(images))
         try:
             for number, image in enumerate(images):
-                job = Job(next(self._serials), request, number, image, time.monotonic())
-                self._readers.submit(self._read, job)
+                jobs.append(Job(next(self._serials), request, number, image, time.monotonic()))
+                self._readers.submit(self._read, jobs[-1])
             return await asyncio.wait_for(request.future, seconds)
         except asyncio.TimeoutError as error:
             raise DeadlineError(
@@ -202,6 +203,8 @@ class Scheduler:
             ) from error
         finally:
             request.gone = True
+            for job in jobs:
+                job.image = None  # for those whose turn to be read comes later
             self._requests.discard(request)
             if not self._requests:
                 self._none_left.set()
@@ -214,5 +217,8 @@ class Scheduler:
             asked = self._reader.read(job)
             if asked is not None:
                 self._engine.put(job, asked)
-        except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
+        except ServingError as error:
             job.request.fail(error)
+        except BaseException:  # a library's panic, too
+            logger.exception("A picture could not be read.")
+            job.request.fail(ServingError(f"{job.name} could not be read; the server's log says more."))

@@ -27,6 +27,7 @@ class Limits:
     text: int = 20_000  # characters of a text input
     beams: int = 16
     new_tokens: int = 1024
+    read_bytes: int = 1 << 30  # of all pictures in the checkpoint's size, read and not answered yet
     queued: int = 256  # pictures that were accepted and have no answer yet
     connections: int = 1000  # at a time
     seconds: float = 300.0  # from the end of a request's body to its answer

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gc
 import io
 import random
+import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator, Sequence
@@ -14,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promptgen.captioning import Captioner, CaptionOptions, GenerationOptions, TagOptions, VisionOptions
+from promptgen.captioning import (
+    Captioner,
+    CaptionOptions,
+    GenerationOptions,
+    TagOptions,
+    TileOptions,
+    VisionOptions,
+)
+from promptgen.captioning.pictures import Picture
 from promptgen.models_cache import LoadedModel, ModelManager
 from promptgen.serving.asks import Ask
 from promptgen.serving.errors import (
@@ -25,10 +36,12 @@ from promptgen.serving.errors import (
     EngineFailedError,
     ModelNotServedError,
     QueueFullError,
+    ServingError,
 )
 from promptgen.serving.models import ServedModel, ServedModels
+from promptgen.serving.requests import Request
 from promptgen.serving.scheduler import Scheduler
-from promptgen.serving.settings import Limits
+from promptgen.serving.settings import Limits, ServerSettings
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.*"))
 PICTURES = [path.read_bytes() for path in EXAMPLES if path.suffix in (".png", ".jpg", ".webp")]
@@ -441,3 +454,172 @@ def test_many_requests_from_the_start_load_the_model_once() -> None:
     assert len(run(manager, work)) == 20
     assert len(loads) == 1
     manager.close()
+
+
+def in_memory(kind: type) -> int:
+    return sum(type(one) is kind for one in gc.get_objects())
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """A server lives for days, and full rounds of the garbage collector are rare."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def test_requests_that_fail_leave_nothing_behind(manager: ModelManager) -> None:
+    import httpx
+    from promptgen.serving.app import create_app
+
+    picture, text = (base64.b64encode(data).decode() for data in (PICTURES[0], b"no picture"))
+    failing: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/captions", {"image": text, "instructions": "CAPTION"}),
+        ("/v1/captions", {"image": picture, "instructions": "REGION_TO_OCR",
+                          "options": {"text_input": "9,9,9999,9999"}}),
+        ("/v1/captions", {"image": picture, "instructions": "CAPTION_TO_PHRASE_GROUNDING",
+                          "options": {"text_input": "a heart " * 2000}}),
+        ("/process_image", {"image": text, "prompt": "CAPTION"}),
+    ]  # fmt: skip
+
+    async def work(scheduler: Scheduler) -> None:
+        app = create_app(ServerSettings(), scheduler)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
+        ) as client:
+            for path, body in failing:
+                with without_collector():
+                    for _ in range(2):
+                        response = await client.post(path, json=body)
+                        assert 400 <= response.status_code < 500
+                    await asyncio.sleep(0.2)  # the engine leaves its batch
+                    assert in_memory(Request) == 0, path
+                    assert in_memory(Picture) == 0, path
+
+    run(manager, work)
+
+
+def test_pictures_of_those_who_went_are_let_go_while_a_batch_takes_its_time(manager: ModelManager) -> None:
+    async def work(scheduler: Scheduler) -> None:
+        with held_up(manager), without_collector():
+            first = asyncio.create_task(scheduler.answer(ask(), [PICTURES[0]]))
+            await asyncio.sleep(0.5)
+            for _ in range(10):
+                request = asyncio.create_task(scheduler.answer(ask(), [PICTURES[0]]))
+                await asyncio.sleep(0.2)  # it is read
+                request.cancel()
+            await asyncio.sleep(0.2)
+            assert scheduler.waiting == 1
+            assert in_memory(Picture) <= 2  # the first one's, and that of the last who went
+        await first
+
+    run(manager, work)
+
+
+def test_files_of_those_who_went_are_let_go_before_it_is_their_turn_to_be_read(manager: ModelManager) -> None:
+    image = PICTURES[0] + b" "
+
+    async def work(scheduler: Scheduler) -> None:
+        turn = threading.Event()
+        for _ in range(8):
+            scheduler._readers.submit(turn.wait)
+        before = sys.getrefcount(image)
+        request = asyncio.create_task(scheduler.answer(ask(), [image]))
+        await asyncio.sleep(0.1)
+        request.cancel()
+        await asyncio.wait([request])
+        del request
+        gc.collect()
+        assert sys.getrefcount(image) == before
+        turn.set()
+
+    run(manager, work)
+
+
+def test_no_more_is_read_than_there_is_memory_for(manager: ModelManager) -> None:
+    """Each picture becomes 17, as large as the checkpoint's."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.effect_noise((256, 256), 50).save(file, "PNG")
+    options = CaptionOptions(
+        GenerationOptions(num_beams=1, max_new_tokens=3),
+        vision=VisionOptions(tile=TileOptions(size=64, overlap=0.0)),
+    )
+    tiled = ask("OD", options=options)
+
+    async def work(scheduler: Scheduler) -> Any:
+        with held_up(manager):
+            requests = [asyncio.create_task(scheduler.answer(tiled, [file.getvalue()] * 3)) for _ in range(4)]
+            await asyncio.sleep(1.5)
+            gc.collect()
+            assert 1 <= in_memory(Picture) <= 4  # one above the limit for each reader, and the engine's
+            gone = [asyncio.create_task(scheduler.answer(tiled, [file.getvalue()] * 3)) for _ in range(4)]
+            await asyncio.sleep(0.2)
+            for request in gone:
+                request.cancel()
+        return await asyncio.gather(*requests)
+
+    got = run(manager, work, Limits(read_bytes=1))
+    assert all(one.ok for answered in got for one in answered)
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise it."""
+
+
+def test_a_panic_ends_one_request_and_no_thread(manager: ModelManager) -> None:
+    class PanickingReader(Captioner):
+        def image_processor(self) -> Any:
+            raise Panic
+
+    class PanickingWatch(Seen):
+        def answered(self, model: str, instructions: Sequence[str], waited: float, seconds: float) -> None:
+            raise Panic
+
+    def load(folder: Path, device: str, dtype: str) -> LoadedModel:
+        from promptgen.models_cache.families import load_family
+
+        model = load_family(folder, device, dtype)
+        generate = model.generate
+
+        def generate_or_panic(features: Any, prompts: Sequence[str], *rest: Any) -> Any:
+            if any("bomb" in prompt for prompt in prompts):
+                raise Panic
+            return generate(features, prompts, *rest)
+
+        model.generate = generate_or_panic  # type: ignore[method-assign]
+        return model
+
+    panicking = ModelManager(loader=load)
+    bomb = ask("CAPTION_TO_PHRASE_GROUNDING", options=CaptionOptions(text_input="a bomb"))
+
+    async def in_the_model(scheduler: Scheduler) -> Any:
+        both = [scheduler.answer(one, [PICTURES[0]]) for one in (bomb, ask(), bomb)]
+        return await asyncio.gather(*both, return_exceptions=True)
+
+    first, answered, last = run(panicking, in_the_model)
+    assert isinstance(first, EngineFailedError)
+    assert isinstance(last, EngineFailedError)
+    assert answered[0].ok
+    panicking.close()
+
+    async def while_reading(scheduler: Scheduler) -> None:
+        for _ in range(4):  # more than there are readers
+            with pytest.raises(ServingError, match="image 1 could not be read"):
+                await scheduler.answer(ask(), [PICTURES[0]])
+
+    reader = PanickingReader("demo", device="cpu", dtype="fp32", manager=manager)
+    seen = Seen()
+    run(manager, while_reading, models=served(manager, reader), watch=seen)
+    assert seen.outcomes == ["server_error"] * 4
+
+    async def while_told(scheduler: Scheduler) -> None:
+        for _ in range(2):
+            assert (await scheduler.answer(ask(), [PICTURES[0]]))[0].ok
+        assert scheduler.healthy
+
+    run(manager, while_told, watch=PanickingWatch())
