@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["Utf8JSONResponse", "read_json"]
 
 _AT_ONCE_BYTES = 64 << 10  # what is parsed before anybody could notice; more goes to a thread
+_MOST_PARTS = 200_000  # of the values in a body; megabytes of them would take gigabytes, and seconds
+_COUNTED_AT_ONCE = 4 << 20  # bytes: counting holds the interpreter's lock
+_LONGEST_INTEGER = 1000  # digits
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # begins with what is fast to look for, in megabytes
 
 
@@ -57,18 +60,40 @@ def parse_json(body: bytes) -> Any:
     """
     if not body.strip():
         raise BadRequestError("The body is empty; it takes JSON.")
+    _check_parts(body)
     try:
         text = body.decode(json.detect_encoding(body))
-        value = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse_number, parse_float=_finite, parse_int=_integer)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise BadRequestError("The body is JSON that is nested too deeply.") from error
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        raise BadRequestError(f"The body has text that is no Unicode: {error.reason}.") from error
+        raise BadRequestError(
+            f"The body has text that is no Unicode: {error.reason}. Send it as UTF-8, not compressed."
+        ) from error
     except ValueError as error:
         raise BadRequestError(f"The body is not valid JSON: {error}.") from error
     return value
+
+
+def _check_parts(body: bytes) -> None:
+    """Raises BadRequestError if there are more values than anybody needs, before they are made."""
+    if len(body) <= _MOST_PARTS:
+        return
+    starts = range(0, len(body), _COUNTED_AT_ONCE)
+    parts = sum(body.count(mark, start, start + _COUNTED_AT_ONCE) for start in starts for mark in b",[{")
+    if parts > _MOST_PARTS:
+        raise BadRequestError(
+            f"The body has about {parts} commas and brackets; {_MOST_PARTS} is the most. Pictures go into it"
+            " as base64, which has none."
+        )
+
+
+def _integer(number: str) -> int:
+    if len(number) > _LONGEST_INTEGER:
+        raise ValueError(f"a number has {len(number)} digits")
+    return int(number)
 
 
 def _finite(number: str) -> float:
