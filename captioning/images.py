@@ -59,6 +59,10 @@ _DECODING_ERRORS = (
 # What Pillow registers but cannot decode by itself; for PostScript it starts another program.
 _UNREADABLE = frozenset(["BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"])
 
+_LARGE_TILE = (
+    1 << 22
+)  # pixels; writers' usual tiles are far smaller, also where the whole image is yet smaller
+
 _VALUES_AT_A_TIME = 1 << 16  # of an array, in the processor's cache
 
 
@@ -314,6 +318,17 @@ def _check_size(image: Image, name: str) -> None:
         raise ImageError(
             f"{name}: {_too_large(f'{width} × {height} = {width * height} pixels, limit {limit}')}"
         )
+    tile_width, tile_height = _tile_size(image)
+    if tile_width * tile_height > max(4 * width * height, _LARGE_TILE):
+        numbers = f"{width} × {height} pixels, in tiles of {tile_width} × {tile_height}"
+        raise ImageError(f"{name}: {_too_large(numbers)}")
+
+
+def _tile_size(image: Image) -> tuple[int, int]:
+    """Width and height of the tiles of a TIFF, each of which is decoded whole; 0 and 0 of all else."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = tags.get(322, 0), tags.get(323, 0)
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else (0, 0)
 
 
 def _too_large(numbers: str) -> str:

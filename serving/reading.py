@@ -65,21 +65,22 @@ class PictureFiles:
         return asked
 
     def _picture(self, job: Job) -> Picture | ImageError | InstructionError | None:
-        file = _File(job.image or b"")
-        file.name = job.name
+        file = _File(job)
         job.image = None
         inquiry = job.request.inquiry
         try:
             processor = job.request.model.captioner.image_processor()
         except (ModelFilesError, ValueError) as error:
             raise EngineFailedError(str(error)) from error
+        unknown = self._limits.pixels if file.hides_its_size else 0
         try:
-            size = stored_size(file)
+            with self._room_for(unknown):
+                size = stored_size(file)
             self._check(job.name, size, inquiry.options.vision.tile, processor)
         except (ImageError, InstructionError) as error:
             return without_tracebacks(error)
         file.seek(0)
-        with self._room_for(math.prod(size)):
+        with self._room_for(max(math.prod(size), unknown)):
             if not job.is_wanted:
                 return None
             picture = inquiry.reader(processor)(file)
@@ -131,6 +132,30 @@ class PictureFiles:
 
 
 class _File(io.BytesIO):
-    """A file in memory with a name, for errors."""
+    """The file of a job in memory, with a name for errors.
 
-    name = ""
+    Pillow asks for every segment of a JPEG, chunk of a PNG and pixel of a QOI by itself; megabytes of the
+    smallest would keep a thread busy for minutes, and some of them take much memory.
+    """
+
+    _MOST_READS = 1_000_000
+    _CONTAINERS = b"\0\0\1\0", b"icns", b"BLP1", b"BLP2"  # how those begin that hold files of other formats
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.image or b"")
+        self.name = job.name
+        self._job = job
+        self._reads = 0
+
+    @property
+    def hides_its_size(self) -> bool:
+        """Whether the image may be larger than its header says, which shows only as it is decoded."""
+        return self.getvalue().startswith(self._CONTAINERS)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > self._MOST_READS:
+            raise ImageError(f"{self.name}: it is made of too many small parts. Save it as PNG or JPEG anew.")
+        if not self._job.is_wanted:
+            raise ImageError(f"{self.name}: nobody waits for it any more.")
+        return super().read(size)
