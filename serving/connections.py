@@ -72,7 +72,10 @@ class Connection(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_waiting()
+        if self.cycle.response_complete:  # what is left may stay unread, and no other request come
+            self._wait_for_client()
+        else:
+            self._stop_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -86,6 +89,9 @@ class Connection(H11Protocol):
                 b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(body), body)
             )
         self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """None: Java's client and ``curl --http2`` offer HTTP/2 each time, and take HTTP/1.1."""
 
     def _wait_for_client(self) -> None:
         """Cut the connection if the client takes longer than for a body."""

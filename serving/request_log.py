@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import time
 import uuid
@@ -50,11 +51,20 @@ class RequestLog:
             seconds = time.monotonic() - started
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.request(route, status, seconds)
-            client = scope["client"][0] if scope.get("client") else "-"
             logger.info(
-                "%s %s %s %d %.0f ms %s", client, scope["method"], scope["raw_path"].decode("latin-1"),
+                "%s %s %s %d %.0f ms %s",
+                _client_of(scope), scope["method"], scope["raw_path"].decode("latin-1"),
                 status, seconds * 1000, number,
             )  # fmt: skip
+
+
+def _client_of(scope: Scope) -> str:
+    """Its address. A proxy's header may have put anything in its place, which could look like other lines."""
+    host = scope["client"][0] if scope.get("client") else ""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return "-"
 
 
 def _id_of(given: str | None) -> str:

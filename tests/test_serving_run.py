@@ -143,6 +143,23 @@ def test_with_v_each_request_is_a_line_in_the_log(public_server: ServerProcess) 
     wait_until(lambda: any(line.fullmatch(said) for said in list(public_server.said)))
 
 
+def test_nobody_writes_the_log_through_a_header(public_server: ServerProcess) -> None:
+    forged = {"X-Forwarded-For": "10.0.0.1 GET /all 200 1 ms\x1b[31m", "X-Request-Id": "mine-2"}
+    httpx.get(f"{public_server.url}/ready", headers=forged)
+    httpx.get(f"{public_server.url}/ready", headers={"X-Forwarded-For": "10.0.0.1", "X-Request-Id": "mine-3"})
+    wait_until(lambda: any(said.endswith("mine-3") for said in list(public_server.said)))
+    [forged_line, honest_line] = [said for said in public_server.said if said.endswith(("mine-2", "mine-3"))]
+    assert re.fullmatch(r".*request_log: - GET /ready 200 \d+ ms mine-2", forged_line)
+    assert "10.0.0.1 GET /ready" in honest_line
+
+
+def test_clients_that_offer_http_2_are_no_news(public_server: ServerProcess) -> None:
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+    answer = httpx.get(f"{public_server.url}/health", headers=offer)
+    assert (answer.status_code, answer.http_version) == (200, "HTTP/1.1")
+    assert not [said for said in public_server.said if "WebSocket" in said or "pgrade" in said]
+
+
 def test_it_has_room_for_the_files_of_all_connections(public_server: ServerProcess) -> None:
     [files] = re.findall(r"(?m)^process_max_fds (\S+)$", httpx.get(f"{public_server.url}/metrics").text)
     assert float(files) > Limits().connections + 100
