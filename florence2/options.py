@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 # Settings that act only while sampling, by transformers' names; those of checkpoints, too.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+_MOST_LENGTH_PENALTY = 100  # beyond it the power of a long answer's length is no number any more
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class GenerationOptions:
     top_k: int | None = None  # 0 switches it off
     top_p: float | None = None  # above 0, at most 1
     repetition_penalty: float | None = None  # above 0; 1 is none
-    length_penalty: float | None = None  # beam search only; exponent of the length
+    length_penalty: float | None = None  # beam search only; exponent of the length, at most 100
     no_repeat_ngram_size: int | None = None  # 0 switches the rule off
     early_stopping: bool | Literal["never"] | None = None  # beam search only
     seed: int | None = None  # below 2**64; None draws a fresh one for every call
@@ -44,7 +47,7 @@ class GenerationOptions:
         for name in ("temperature", "repetition_penalty"):
             self._require_number(name, above=0.0)
         self._require_number("top_p", above=0.0, maximum=1.0)
-        self._require_number("length_penalty")
+        self._require_number("length_penalty", maximum=_MOST_LENGTH_PENALTY)
         if self.do_sample is not None and not isinstance(self.do_sample, bool):
             raise ValueError(f"do_sample is {self.do_sample!r}; it takes True or False.")
         if not (
@@ -110,7 +113,7 @@ class GenerationOptions:
         if value is None:
             return
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not above < value <= maximum:
+        if not number or not abs(value) <= sys.float_info.max or not above < value <= maximum:
             limits = [f"above {above:g}"] if above > -math.inf else []
             limits += [f"at most {maximum:g}"] if maximum < math.inf else []
             raise ValueError(

@@ -56,6 +56,8 @@ def ask(
         ({"top_p": 0}, "top_p is 0"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
         ({"length_penalty": math.inf}, "length_penalty is inf"),
+        ({"length_penalty": 101}, "length_penalty is 101; it takes a finite number at most 100"),
+        ({"temperature": 10**400}, "temperature is 1000"),
         ({"no_repeat_ngram_size": -3}, "no_repeat_ngram_size is -3"),
         ({"early_stopping": "sometimes"}, "early_stopping is 'sometimes'; it takes True, False or 'never'"),
         ({"do_sample": 1}, "do_sample is 1; it takes True or False"),
