@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MEMORY_LASTS = 300.0  # seconds for which batches stay smaller after memory ran out; others may have taken it
 _SMOOTHING = 0.2  # how much the last batch counts in what a picture takes
 
 
@@ -53,7 +54,7 @@ class Engine:
         self._changed = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="promptgen-serving-engine", daemon=True)
-        self._answerers: dict[str, tuple[weakref.ref[LoadedModel], Answerer]] = {}
+        self._answerers: dict[str, tuple[weakref.ref[LoadedModel], float, Answerer]] = {}
 
     def start(self) -> None:
         """Begin."""
@@ -142,11 +143,12 @@ class Engine:
             self._answer(answerer, loaded, self._take(oldest, size), size)
 
     def _answerer(self, model: ServedModel, loaded: LoadedModel) -> Answerer:
-        """Keeps what it learnt about the memory for as long as the model is loaded."""
-        known, answerer = self._answerers.get(model.name, (None, None))
-        if answerer is None or known is None or known() is not loaded:
+        """What it learns about the memory lasts for some time, and for no longer than the model is loaded."""
+        now = time.monotonic()
+        known, since, answerer = self._answerers.get(model.name, (None, 0.0, None))
+        if answerer is None or known is None or known() is not loaded or now - since > _MEMORY_LASTS:
             answerer = model.captioner.answerer()
-            self._answerers[model.name] = weakref.ref(loaded), answerer
+            self._answerers[model.name] = weakref.ref(loaded), now, answerer
         return answerer
 
     def _answer(self, answerer: Answerer, loaded: LoadedModel, batch: Sequence[_Ready], size: int) -> None:

@@ -623,3 +623,49 @@ def test_a_panic_ends_one_request_and_no_thread(manager: ModelManager) -> None:
         assert scheduler.healthy
 
     run(manager, while_told, watch=PanickingWatch())
+
+
+def test_batches_grow_again_some_time_after_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from promptgen.serving import engine
+
+    room = 2
+
+    def load(folder: Path, device: str, dtype: str) -> LoadedModel:
+        from promptgen.models_cache.families import load_family
+
+        model = load_family(folder, device, dtype)
+        generate = model.generate
+
+        def generate_if_it_fits(features: Any, prompts: Sequence[str], *rest: Any) -> Any:
+            if len(prompts) > room:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            return generate(features, prompts, *rest)
+
+        model.generate = generate_if_it_fits  # type: ignore[method-assign]
+        return model
+
+    manager, seen = ModelManager(loader=load), Seen()
+
+    async def work(scheduler: Scheduler) -> None:
+        nonlocal room
+
+        async def four_at_once() -> None:
+            with held_up(manager):
+                requests = [asyncio.create_task(scheduler.answer(ask(), [PICTURES[0]]))]
+                await asyncio.sleep(0.5)  # it is taken alone
+                requests += [asyncio.create_task(scheduler.answer(ask(), PICTURES[:2])) for _ in range(2)]
+                await asyncio.sleep(0.5)
+            assert all(one.ok for results in await asyncio.gather(*requests) for one in results)
+            await asyncio.sleep(0.3)  # answers leave before the batch is noted
+
+        await four_at_once()
+        await four_at_once()
+        assert seen.batches == [(1, 1), (4, 4), (1, 1), (2, 2), (2, 2)]
+        room = 8
+        monkeypatch.setattr(engine, "_MEMORY_LASTS", 0.0)
+        await four_at_once()
+        assert seen.batches[5:] == [(1, 1), (4, 4)]
+
+    run(manager, work, watch=seen, models=served(manager))
+    manager.close()
