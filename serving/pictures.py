@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import re
 from collections.abc import Sequence
 
+from .bodies import in_turn
 from .errors import BadRequestError
 
 __all__ = ["decode_image", "decode_images"]
@@ -61,7 +61,7 @@ async def decode_images(texts: Sequence[object], names: Sequence[str]) -> list[b
 
     if sum(len(text) for text in texts if isinstance(text, str)) <= _SHORT:
         return decode()
-    return await asyncio.to_thread(decode)
+    return await in_turn(decode)
 
 
 def _without_header(text: str, name: str) -> str:
@@ -84,11 +84,12 @@ def _decode(digits: str) -> bytes:
     Raises:
         ValueError: it is not.
     """
-    if "=" in digits[:-2]:
-        raise binascii.Error("padding before the end")
-    parts = (digits[start : start + _AT_A_TIME] for start in range(0, len(digits), _AT_A_TIME))
-    decoded = b"".join([base64.b64decode(part, validate=True) for part in parts])
+    decoded = bytearray()
+    for start in range(0, len(digits), _AT_A_TIME):
+        if decoded and len(decoded) % 3:
+            raise binascii.Error("padding before the end")
+        decoded += base64.b64decode(digits[start : start + _AT_A_TIME], validate=True)
     last = decoded[3 * ((len(decoded) - 1) // 3) :]
     if base64.b64encode(last).decode() != digits[-4:]:
         raise binascii.Error("bits beyond the end")  # set where the padding says there are none
-    return decoded
+    return bytes(decoded)
