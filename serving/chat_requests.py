@@ -183,6 +183,8 @@ def _read_options(
         ignored += [name for name in _SAMPLING if given.pop(name, None) is not None]
     options = {name: value for name, value in given.items() if name in AnswerOptions.model_fields}
     for name in _MOST_TOKENS:
+        if given.get(name) == -1:  # no limit, for clients of llama.cpp
+            continue
         if name in given:  # more than any answer can have is meant as no limit
             most = min(given[name], limits.new_tokens) if type(given[name]) is int else given[name]
             options.setdefault("max_new_tokens", most)

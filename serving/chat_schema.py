@@ -12,6 +12,9 @@ from .options import AnswerOptions
 __all__ = ["ChatBody", "ChatCompletion", "ModelAnswer", "ModelsAnswer"]
 
 
+MostTokens = Annotated[int, Field(ge=1)] | Literal[-1]
+
+
 class ChatText(BaseModel):
     """A text."""
 
@@ -72,8 +75,8 @@ class ChatBody(AnswerOptions):
     )
     stream: bool | None = Field(None, description="Answer in server-sent events.")
     stream_options: ChatStreamOptions | None = Field(None, description="With stream.")
-    max_completion_tokens: int | None = Field(None, ge=1, description="The same as max_new_tokens.")
-    max_tokens: int | None = Field(None, ge=1, description="The same as max_new_tokens.")
+    max_completion_tokens: MostTokens | None = Field(None, description="The same as max_new_tokens.")
+    max_tokens: MostTokens | None = Field(None, description="The same as max_new_tokens; -1 is no limit.")
     stop: str | Annotated[list[str], Field(max_length=100)] | None = Field(
         None, description="The answer ends before the first of these texts."
     )

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["failure_body", "failure_response", "handle_failures", "serving_failure"]
 
-# Where the clients are OpenAI's, which read an object.
-_OPENAI_PATHS = ("/v1/chat", "/v1/models")
+# Where the clients are OpenAI's, which read an object, and where they are not.
+_OPENAI_PATH = "/v1/"
+_OUR_PATHS = ("/v1/captions", "/v1/instructions")
 _CODES = {404: "not_found", 405: "method_not_allowed", 422: "invalid_request", 500: "server_error"}
 _CLIENT_WENT = 499  # nginx's number for it; nobody gets to see it but the log
 
@@ -48,11 +49,11 @@ def failure_response(
 def failure_body(path: str, status: int, message: str, code: str) -> dict[str, Any]:
     """``detail`` and ``error`` say the same, since clients read either of them; ``code`` is for programs.
 
-    Under OpenAI's paths ``error`` is the object that its clients read.
+    Under OpenAI's paths, of which there are more than are served, ``error`` is what its clients read.
     """
     line = " ".join(message.split())
     error: Any = line
-    if path.startswith(_OPENAI_PATHS):
+    if path.startswith(_OPENAI_PATH) and not path.startswith(_OUR_PATHS):
         error = {"message": line, "type": _openai_type(status), "param": None, "code": code}
     return {"detail": line, "error": error, "code": code}
 

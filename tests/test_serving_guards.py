@@ -43,8 +43,9 @@ def test_what_is_asked_in_the_wrong_way(open_server: LocalServer) -> None:
     assert answer.headers["Allow"] == "GET"
 
 
-def test_openais_clients_read_an_object(open_server: LocalServer) -> None:
-    body = httpx.get(f"{open_server.url}/v1/models/no/such/model").json()
+@pytest.mark.parametrize("path", ["models/no/such/model", "embeddings", "completions", "responses"])
+def test_openais_clients_read_an_object(path: str, open_server: LocalServer) -> None:
+    body = httpx.get(f"{open_server.url}/v1/{path}").json()
     assert body["error"] == {
         "message": body["detail"],
         "type": "invalid_request_error",

@@ -197,6 +197,7 @@ def test_the_most_tokens(client: Any, name: str) -> None:
     assert len(text(completion)) < len(whole)
     # more than an answer can have is no limit
     assert text(ask(client, "MORE_DETAILED_CAPTION", image(), **{name: 100_000})) == whole
+    assert text(ask(client, "MORE_DETAILED_CAPTION", image(), **{name: -1})) == whole  # as llama.cpp has it
     with pytest.raises(openai.BadRequestError, match="max_new_tokens"):
         ask(client, "CAPTION", image(), **{name: 0})
 
