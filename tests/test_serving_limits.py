@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -184,33 +183,6 @@ def test_answers_that_are_not_read(open_server: LocalServer) -> None:
         with pytest.raises(ConnectionError):
             ask_on()
         assert time.monotonic() - started > 1
-
-
-def test_answers_of_which_a_part_is_read() -> None:
-    """And then the beginning of another request, which never goes on."""
-
-    def open_files() -> float:
-        [count] = re.findall(
-            r"(?m)^process_open_fds (\S+)$", httpx.get(f"{server.url}/metrics", timeout=60).text
-        )
-        return float(count)
-
-    limits = dataclasses.replace(SMALL, connections=200, body_seconds=2.5)
-    with serving_here(ServerSettings(limits=limits)) as server, ExitStack() as stack:
-        before = open_files()
-        slow = [stack.enter_context(connect(server)) for _ in range(40)]
-        for number, one in enumerate(slow):  # for some, what lies in between is full with the last answer
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            one.settimeout(0.02)
-            one.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * (25 + number))
-        time.sleep(0.7)
-        for one in slow:
-            with suppress(TimeoutError):
-                while one.recv(1 << 20):
-                    pass
-            with suppress(OSError):
-                one.sendall(b"G")
-        wait_until(lambda: open_files() <= before + len(slow), 30)  # those of the clients, which are here
 
 
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"GET\r\n\r\n"])
