@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import BadRequestError, EngineFailedError, ServingError
+from .lengths import AnswerLengths
 from .requests import Job
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MEMORY_LASTS = 300.0  # seconds for which batches stay smaller after memory ran out; others may have taken it
+_PATIENCE, _MOST_PATIENCE = 0.1, 0.1  # of what a picture takes, and in seconds: a batch waits for company
 _SMOOTHING = 0.2  # how much the last batch counts in what a picture takes
 
 
@@ -33,6 +35,10 @@ class _Ready(NamedTuple):
     serial: int
     job: Job
     asked: Asked
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        return tuple(instruction.name for instruction in self.asked.instructions)
 
     @property
     def kind(self) -> tuple[ServedModel, GenerationOptions]:
@@ -51,6 +57,8 @@ class Engine:
         self.seconds_each = 1.0  # that a picture takes, about
         self._watch = watch
         self._ready: list[_Ready] = []  # by arrival
+        self._reading = 0  # pictures that will be ready soon
+        self._lengths = AnswerLengths()
         self._changed = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="promptgen-serving-engine", daemon=True)
@@ -71,6 +79,17 @@ class Engine:
     def is_alive(self) -> bool:
         """Whether it can answer."""
         return self._thread.is_alive()
+
+    def expect(self) -> None:
+        """A picture is going to be read. To be called by any thread."""
+        with self._changed:
+            self._reading += 1
+
+    def was_read(self) -> None:
+        """It was, or could not be; :meth:`put` came first. To be called by any thread."""
+        with self._changed:
+            self._reading -= 1
+            self._changed.notify()
 
     def put(self, job: Job, asked: Asked) -> None:
         """A picture more. To be called by any thread."""
@@ -106,17 +125,33 @@ class Engine:
         return None
 
     def _take(self, oldest: _Ready, answers: int) -> list[_Ready]:
-        """``oldest``, and what goes into one batch of so many answers with it, by arrival."""
-        taken: list[_Ready] = []
-        left: list[_Ready] = []
-        kind, room = oldest.kind, answers
+        """``oldest``, and what goes into one batch of so many answers with it: what will be about as long
+        first, since a batch takes as long as its longest answer; else by arrival."""
+        kind, room = oldest.kind, answers - oldest.asked.answers
+        taken = [oldest]
         with self._changed:
-            for ready in self._ready:
-                fits = ready is oldest or (room > 0 and ready.job.is_wanted and ready.kind == kind)
-                (taken if fits else left).append(ready)
-                room -= ready.asked.answers if fits else 0
-            self._ready = left
+            fitting = (one for one in self._ready if one is not oldest and one.job.is_wanted)
+            alike = [one for one in fitting if one.kind == kind]
+            for one in sorted(alike, key=lambda one: self._unlikeness(oldest, one)):
+                if room <= 0:
+                    break
+                taken.append(one)
+                room -= one.asked.answers
+            gone = {one.serial for one in taken}
+            self._ready = [one for one in self._ready if one.serial not in gone]
         return taken
+
+    def _unlikeness(self, one: _Ready, other: _Ready) -> int:
+        return self._lengths.unlikeness(one.job.request.model.name, one.instructions, other.instructions)
+
+    def _wait_for_company(self, oldest: _Ready, answers: int) -> None:
+        """Give pictures that are being read a moment, so that those that come together go together."""
+        until = time.monotonic() + min(_MOST_PATIENCE, _PATIENCE * self.seconds_each)
+        with self._changed:
+            while self._reading and not self._stopped and (left := until - time.monotonic()) > 0:
+                if sum(one.asked.answers for one in self._ready if one.kind == oldest.kind) >= answers:
+                    return
+                self._changed.wait(left)
 
     def _take_all_of(self, model: ServedModel) -> list[_Ready]:
         with self._changed:
@@ -140,6 +175,7 @@ class Engine:
             except ValueError as error:  # an option that the checkpoint does not have
                 self._refuse([oldest], error)
                 return
+            self._wait_for_company(oldest, size)
             self._answer(answerer, loaded, self._take(oldest, size), size)
 
     def _answerer(self, model: ServedModel, loaded: LoadedModel) -> Answerer:
@@ -166,8 +202,9 @@ class Engine:
             ready = batch[number]
             ready.job.answer(results, ready.asked.picture.size)
             now, accepted = time.monotonic(), ready.job.accepted
-            names = [result.instruction for result in results]
-            self._watch.answered(ready.job.request.model.name, names, began - accepted, now - accepted)
+            model = ready.job.request.model.name
+            self._lengths.saw(model, results)
+            self._watch.answered(model, ready.instructions, began - accepted, now - accepted)
 
         onlookers = Onlookers(on_step, on_results, lambda number: jobs[number].is_wanted)
         try:

@@ -44,25 +44,24 @@ class PictureFiles:
         be read, which the job is told.
 
         Raises:
-            BadRequestError: what is asked does not go with this picture: a region beyond it, too many tiles.
+            BadRequestError: what is asked does not go with the only picture of a request: a region beyond it,
+                too many tiles. Of several, only this one is refused.
             EngineFailedError: the model's files are not to be had.
         """
-        inquiry, limits = job.request.inquiry, self._limits
         picture = self._picture(job)
-        if picture is None:
-            return None
-        if isinstance(picture, ImageError):
-            job.refuse(picture)
-            return None
-        if not isinstance(picture, Picture):
-            raise BadRequestError(f"{job.name}: {picture}") from picture
-        asked = inquiry.asked(picture)
-        if asked.answers > limits.answers:
-            raise BadRequestError(
-                f"{job.name}: {asked.answers} answers of the model would be needed; this server allows "
-                f"{limits.answers}. Ask about fewer regions or tiles."
+        if isinstance(picture, Picture):
+            asked = job.request.inquiry.asked(picture)
+            if asked.answers <= self._limits.answers:
+                return asked
+            picture = InstructionError(
+                f"{asked.answers} answers of the model would be needed; this server allows "
+                f"{self._limits.answers}. Ask about fewer regions or tiles."
             )
-        return asked
+        if isinstance(picture, InstructionError) and job.request.pictures == 1:
+            raise BadRequestError(f"{job.name}: {picture}")
+        if picture is not None:
+            job.refuse(picture)
+        return None
 
     def _picture(self, job: Job) -> Picture | ImageError | InstructionError | None:
         file = _File(job)

@@ -33,7 +33,7 @@ class Request:
         self.left = pictures
         self._loop = loop
         self._results: dict[int, ImageResult] = {}
-        self._pictures = pictures
+        self.pictures = pictures
 
     def put(self, number: int, result: ImageResult) -> None:
         """There is a result. To be called by any thread."""
@@ -53,7 +53,7 @@ class Request:
         self._results[number] = result
         self.left -= 1
         if not self.left:
-            self.future.set_result([self._results[place] for place in range(self._pictures)])
+            self.future.set_result([self._results[place] for place in range(self.pictures)])
 
     def _fail(self, error: ServingError) -> None:
         if not self.future.done():

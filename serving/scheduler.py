@@ -194,6 +194,7 @@ class Scheduler:
         try:
             for number, image in enumerate(images):
                 jobs.append(Job(next(self._serials), request, number, image, time.monotonic()))
+                self._engine.expect()
                 self._readers.submit(self._read, jobs[-1])
             return await asyncio.wait_for(request.future, seconds)
         except asyncio.TimeoutError as error:
@@ -222,3 +223,5 @@ class Scheduler:
         except BaseException:  # a library's panic, too
             logger.exception("A picture could not be read.")
             job.request.fail(ServingError(f"{job.name} could not be read; the server's log says more."))
+        finally:
+            self._engine.was_read()
