@@ -15,6 +15,7 @@ from ..captioning import ImageError
 from ..captioning.images import read_whole
 from ..captioning.runs.pictures import ItemPicture
 from ..captioning.runs.records import Item, Record
+from ..captioning.runs.sources.patient import held_bytes
 from ..captioning.runs.workers import ModelGoneError
 from ..serving.client import RemoteCaptioner, RemoteError, RemoteImage, pause_after
 from .remote_window import Window
@@ -29,6 +30,7 @@ _HELD = 128 * 2**20  # bytes of pictures from which on none is read
 _STOP_SECONDS = 10.0  # for answers to what is on its way when the run is stopped
 _MOST_ATTEMPTS = 5  # at one picture
 _OF_ITSELF = ("engine_failed", "deadline")  # failures for which a picture may be the reason
+_AWAY = (None, 502, 503, 504)  # statuses after which another server may answer; None: nobody did
 
 
 class RemoteWorkers:
@@ -132,6 +134,7 @@ class _Traffic:
         self._resume_at = 0.0
         self._was_away = False  # whether it may be another now
         self._asking: Future[str] | None = None  # for its digest
+        self._doubtful: dict[int, Record] = {}  # answers that came meanwhile, from whomever
 
     def close(self) -> None:
         """Drop what is on its way."""
@@ -201,6 +204,9 @@ class _Traffic:
         if len(self._reading) >= _READERS or len(self._ready) >= _MOST_READY:
             return False
         held = sum(len(parcel.content) for parcel in (*self._ready, *self._sent.values()))
+        held += sum(held_bytes(item.open) for _, item in self._reading.values())
+        answered = (*self._answered.values(), *self._doubtful.values())
+        held += sum(held_bytes(record.open) for record in answered)
         return held < _HELD and self._begun < self._given + _MOST_AHEAD
 
     def _send(self) -> None:
@@ -261,7 +267,8 @@ class _Traffic:
             image = RemoteImage("", error=error.of_picture)
         self._window.answered(time.monotonic() - parcel.sent)
         self._failing_since, self._failures = None, 0
-        self._answered[parcel.number] = Record.of(
+        known = self._doubtful if self._was_away else self._answered
+        known[parcel.number] = Record.of(
             parcel.item, results=image.results, size=image.size, error=image.error
         )
 
@@ -279,8 +286,9 @@ class _Traffic:
             return
         self._window.refused(len(self._sent))
         heapq.heappush(self._ready, parcel)
-        self._was_away = self._was_away or error.status is None
-        parcel.attempts += error.status is None or error.code in _OF_ITSELF
+        if error.status in _AWAY and error.code not in _OF_ITSELF:
+            self._was_away = True
+        parcel.attempts += error.status in (None, 408) or error.code in _OF_ITSELF
         if parcel.attempts >= _MOST_ATTEMPTS:
             raise ModelGoneError(
                 f"{_shown(parcel.item.name)} was tried {parcel.attempts} times. The last time: {error}"
@@ -297,6 +305,8 @@ class _Traffic:
             self._pause(error)
         else:
             self._was_away = False
+            self._answered |= self._doubtful
+            self._doubtful.clear()
 
     def _pause(self, error: RemoteError) -> None:
         """Send nothing for a while.
@@ -310,9 +320,10 @@ class _Traffic:
             logger.warning("%s Trying again for %g s.", error, self._workers.patience)
         pause = pause_after(error, self._failures)
         self._failures += 1
-        if now + pause > self._failing_since + self._workers.patience:
+        left = self._failing_since + self._workers.patience - now
+        if left <= 0:
             raise ModelGoneError(str(error)) from error
-        self._resume_at = now + pause
+        self._resume_at = now + min(pause, left)
 
 
 def _content_of(item: Item) -> bytes:

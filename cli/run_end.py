@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from .reporting import FAILED, STOPPED, say, say_error
 
 if TYPE_CHECKING:
     from ..captioning.runs.run import RunReport
+
+_PASSWORD = re.compile(r"(://[^/@:\s]*):[^/@\s]*@")  # in a URL
 
 
 def tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
@@ -44,11 +47,11 @@ def tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
 
 
 def _same_command() -> str:
-    """What goes on with this run. Keys are left out: what is told here may end in a log that others read."""
+    """What goes on with this run. Keys and passwords are left out: it may end in a log that others read."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--restart"]
     for place, argument in enumerate(arguments):
         if argument.startswith("--api-key="):
             arguments[place] = "--api-key=KEY"
         elif place and arguments[place - 1] == "--api-key":
             arguments[place] = "KEY"
-    return shlex.join(["promptgen", *arguments])
+    return shlex.join(["promptgen", *(_PASSWORD.sub(r"\1:PASSWORD@", one) for one in arguments)])

@@ -123,6 +123,7 @@ try {
             $path
         } catch {
             $Host.UI.WriteErrorLine("${path}: $($_.Exception.GetBaseException().Message)")
+            if ([IO.File]::Exists($temporary)) { [IO.File]::Delete($temporary) }
             $failed++
         }
     }

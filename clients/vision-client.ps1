@@ -117,7 +117,9 @@ if ($PSVersionTable.PSVersion.Major -lt 6) {
     [Net.ServicePointManager]::SecurityProtocol =
         [Net.ServicePointManager]::SecurityProtocol -bor [Net.SecurityProtocolType]::Tls12
 }
-$client = [Net.Http.HttpClient]::new()
+$handler = [Net.Http.HttpClientHandler]::new()
+$handler.AllowAutoRedirect = $false # pictures go to the server that was named
+$client = [Net.Http.HttpClient]::new($handler)
 $client.Timeout = [TimeSpan]::FromSeconds($seconds)
 if ($env:PROMPTGEN_API_KEY) {
     $key = "Bearer $env:PROMPTGEN_API_KEY"

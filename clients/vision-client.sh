@@ -18,6 +18,9 @@ url=${PROMPTGEN_URL:-http://127.0.0.1:54880}
 url=${url%/}
 tries=4
 longest_pause=60 # seconds
+# A proxy for the way out of the house does not lead to this machine.
+no_proxy="${no_proxy:+$no_proxy,}${NO_PROXY:+$NO_PROXY,}localhost,127.0.0.1,::1"
+export no_proxy
 image=
 
 fail() { # STATUS MESSAGE
@@ -142,7 +145,7 @@ case $#:${1-} in
 1:-h | 1:--help) usage && exit ;;
 1:prompts | 1:model) ;;
 2:-*) usage >&2 && exit 2 ;;
-2:*) image=$2 ;;
+2:*) image=$2 && [ -n "$image" ] || fail 2 "the name of the picture is empty" ;;
 *) usage >&2 && exit 2 ;;
 esac
 if [ -n "$image" ] && { [ ! -f "$image" ] || [ ! -r "$image" ]; }; then

@@ -6,11 +6,10 @@ server that is named beside it, or else to this computer, and nowhere else.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import dataclass
 
-from ..serving.client import RemoteCaptioner
+from ..serving.client import RemoteCaptioner, is_this_computer
 
 _URL = "PROMPTGEN_URL"
 _KEY = "PROMPTGEN_API_KEY"
@@ -44,7 +43,7 @@ class Server:
             RemoteError: a URL cannot be one.
         """
         origin, own = _origin(self._url()), _environment(_URL)
-        return origin == _origin(own) if own else _is_this_computer(origin[1])
+        return origin == _origin(own) if own else is_this_computer(origin[1])
 
     def about_the_key(self) -> str:
         """For when the server refuses the key: where it came from, or why there was none."""
@@ -54,7 +53,8 @@ class Server:
             return f"ComfyUI was started without {_KEY}."
         if self.may_have_the_key():
             return f"It was given the {_KEY} that ComfyUI was started with."
-        only = _environment(_URL) or "servers on this computer"
+        own = _environment(_URL)
+        only = RemoteCaptioner(own).shown_url if own else "servers on this computer"
         return (
             f"ComfyUI was started with {_KEY}, but keeps it for {only}. If this server is yours, start "
             f"ComfyUI with its address in {_URL}."
@@ -76,13 +76,6 @@ def _origin(url: str) -> tuple[str, str, int | None]:
 
     read = httpx.URL(RemoteCaptioner(url).url)
     return read.scheme, read.host, read.port  # None where it is the scheme's own
-
-
-def _is_this_computer(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _environment(name: str) -> str:

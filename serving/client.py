@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import random
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from .remote_answers import (
     Answer,
@@ -64,8 +65,9 @@ class RemoteCaptioner:
         timeout: float = 300.0,
         retries: int = 3,
     ) -> None:
-        self.url = _base_url(url)
-        self.shown_url = _without_password(self.url)
+        given = _base_url(url)
+        self.url = self.shown_url = _without_password(given)  # httpx logs what it asks for
+        self._login = _login(given)
         self._headers = _headers(api_key)
         self._model = model
         self._timeout = timeout
@@ -192,13 +194,15 @@ class RemoteCaptioner:
             return
 
         async def end() -> None:
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-            if client is not None:
-                await client.aclose()
-            loop.stop()
+            try:
+                others = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in others:
+                    task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+                if client is not None:
+                    await client.aclose()
+            finally:
+                loop.stop()
 
         asyncio.run_coroutine_threadsafe(end(), loop)
         thread.join()
@@ -267,9 +271,11 @@ class RemoteCaptioner:
 
         host = urlsplit(self.url).hostname or ""
         # A proxy for the way out of the house does not lead to this machine.
-        direct = {f"all://{host}": None} if host in ("localhost", "127.0.0.1", "::1") else {}
+        place = f"[{host}]" if ":" in host else host
+        direct = {f"all://{place}": None} if is_this_computer(host) else {}
         return httpx.AsyncClient(
             headers=self._headers,
+            auth=self._login,
             timeout=httpx.Timeout(self._timeout + _GRACE_SECONDS, connect=_CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEPT_SECONDS),
             mounts=direct,
@@ -321,6 +327,20 @@ def _base_url(url: str) -> str:
     return given.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
+def is_this_computer(host: str) -> bool:
+    """Whether a host's name or address stands for the machine that asks."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _login(url: str) -> tuple[str, str] | None:
+    """Name and password of a URL, for a proxy that wants them."""
+    parts = urlsplit(url)
+    return None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
+
+
 def _without_password(url: str) -> str:
     scheme, _, rest = url.partition("://")
     user, at, host = rest.partition("/")[0].rpartition("@")
@@ -332,4 +352,5 @@ def _headers(api_key: str | None) -> dict[str, str]:
         return {}
     if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
         raise RemoteError("The API key holds characters that no key has, such as spaces or line breaks.")
-    return {"Authorization": f"Bearer {api_key}"}
+    # a login takes the place of the first
+    return {"Authorization": f"Bearer {api_key}", "X-API-Key": api_key}

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
+_CHECK = "Check that it is a PromptGen server."
+
 
 @dataclass(frozen=True)
 class RemoteImage:
@@ -75,12 +77,17 @@ def read_images(body: Mapping[str, Any], names: Sequence[str], url: str) -> list
     return [_image(name, answer, url) for name, answer in zip(names, answers, strict=True)]
 
 
-def _image(name: str, answer: Mapping[str, Any], url: str) -> RemoteImage:
+def _image(name: str, answer: Any, url: str) -> RemoteImage:
+    if not isinstance(answer, dict):
+        raise RemoteError(f"{url} answers about a picture with no object. {_CHECK}")
     if answer.get("error") is not None:
         return RemoteImage(name, error=str(answer["error"]).removeprefix(f"{answer.get('image')}: "))
     width, height = answer.get("width"), answer.get("height")
     size = (int(width), int(height)) if width and height else None
-    return RemoteImage(name, tuple(read_value(answer, "results", list, url)), size=size)
+    results = tuple(read_value(answer, "results", list, url))
+    if not results or not all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in results):
+        raise RemoteError(f"{url} gave no answers to what was asked. {_CHECK}")
+    return RemoteImage(name, results, size=size)
 
 
 def has_images(response: httpx.Response) -> bool:

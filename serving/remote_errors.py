@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteError", "connection_error", "foreign_error", "refusal"]
 
 _SLOW = 408  # the body took too long to arrive
+_TOO_LARGE = 413
 _BUSY = 429
 _GATEWAYS = (502, 503, 504)  # from a proxy: whoever is behind it does not answer now
 _PICTURE = re.compile(r"image \d+: (.+)", re.DOTALL)
@@ -64,7 +65,7 @@ class RemoteError(Exception):
         named = _PICTURE.match(self.said or "")
         if named is not None:  # it does not go with what is asked, such as a region beyond its edge
             return named[1]
-        return self.said if self.status == 413 or self.code == "unreadable_image" else None
+        return self.said if self.status == _TOO_LARGE or self.code == "unreadable_image" else None
 
 
 def connection_error(url: str, error: Exception, seconds: float) -> RemoteError:
@@ -125,6 +126,9 @@ def refusal(url: str, response: httpx.Response) -> RemoteError:
     status = response.status_code
     said, code = _reason(response)
     if said is None:
+        if status == _TOO_LARGE:
+            too_large = f"the server, or a proxy before it, takes no request that large (status {status})"
+            return RemoteError(f"{url}: {too_large}.", status=status, said=too_large)
         if status in _GATEWAYS or status == _BUSY:
             return RemoteError(
                 f"{url} answers {status} {response.reason_phrase}, as proxies do whose server is down or "
@@ -200,5 +204,6 @@ def _has_errno(causes: list[BaseException], number: int) -> bool:
 
 def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
-        return os.strerror(error.errno).lower()
+        known = os.strerror(error.errno)  # of Windows' own numbers it has none
+        return (error.strerror if known.startswith("Unknown") and error.strerror else known).lower()
     return (str(error) or type(error).__name__).rstrip(".")

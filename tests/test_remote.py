@@ -222,6 +222,10 @@ def answering(*answers: Answer, context: ssl.SSLContext | None = None) -> Iterat
     asked: list[float] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
         def do_GET(self) -> None:
             asked.append(time.monotonic())
             status, headers, body = answers[min(len(asked), len(answers)) - 1]
@@ -302,6 +306,25 @@ def test_a_proxy_whose_server_is_down_is_tried_again() -> None:
         with RemoteCaptioner(url) as client:
             assert client.model() == "demo"
         assert len(asked) == 2
+
+
+def test_a_proxy_that_takes_no_such_picture_is_told_of_the_picture() -> None:
+    with answering((413, *HTML[1:])) as (url, asked), RemoteCaptioner(url) as client:
+        with pytest.raises(RemoteError, match="takes no request that large") as caught:
+            client.caption([("a.png", b"x")], ["CAPTION"], {})
+        assert caught.value.about_pictures
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("image", [{"width": 1, "height": 1, "results": []}, {"results": ["x"]}, "x"])
+def test_an_answer_without_results_is_no_answer(image: Any) -> None:
+    body = json.dumps({"model": "demo", "images": [image]}).encode()
+    with (
+        answering((200, MODEL[1], body)) as (url, _),
+        RemoteCaptioner(url) as client,
+        pytest.raises(RemoteError, match="PromptGen server"),
+    ):
+        client.caption([("a.png", b"x")], ["CAPTION"], {})
 
 
 def test_a_busy_server_is_asked_again_when_it_says() -> None:
@@ -391,9 +414,33 @@ def test_https_where_there_is_none_is_told(demo_server: ServerProcess) -> None:
     assert "write http://" in str(error)
 
 
-def test_passwords_are_not_shown() -> None:
+def test_passwords_are_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
     error = said_of(f"http://user:secret@127.0.0.1:{free_port()}/x")
     assert "secret" not in str(error)
+    with answering(MODEL) as (url, _), RemoteCaptioner(url.replace("//", "//user:secret@")) as client:
+        assert client.model() == "demo"
+    assert url in caplog.text  # httpx says what it asks for
+    assert "secret" not in caplog.text
+
+
+def test_a_login_of_a_proxy_leaves_room_for_the_key() -> None:
+    from promptgen.serving.settings import ServerSettings
+
+    with serving_here(ServerSettings(api_keys=("the-key",))) as server:
+        url = server.url.replace("//", "//user:pass%20word@")
+        with RemoteCaptioner(url, api_key="the-key") as client:
+            assert client.model() == "demo"
+
+
+@pytest.mark.parametrize("host", ["[::1]", "127.0.0.2", "localhost"])
+def test_every_name_of_this_machine_is_asked_directly(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(HTML) as (proxy, asked):
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        monkeypatch.setenv("http_proxy", proxy)
+        error = said_of(f"http://{host}:{free_port()}")
+    assert error.retryable  # nobody is there
+    assert not asked
 
 
 # The command --------------------------------------------------------------------------------

@@ -299,14 +299,15 @@ def test_a_server_that_stays_away_ends_the_run_in_order(
 
 @posix
 @pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_comes_back_with_another_checkpoint_is_not_asked(
-    long: Path, tmp_path: Path, expected: Any
+    end: signal.Signals, long: Path, tmp_path: Path, expected: Any
 ) -> None:
     port = free_port()
     with serving_process("--port", port) as server:
         run = start(long, server.url, "--patience", "100", log=tmp_path / "log")
         wait_until(lambda: len(captions(long)) > 10, 100)
-        server.process.kill()
+        server.process.send_signal(end)
         server.process.wait()
     with serving_process("--port", port, model=str(REFERENCE)):
         assert run.wait(100) == 1

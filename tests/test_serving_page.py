@@ -430,6 +430,22 @@ def test_a_proxy_that_has_the_page_below_a_path(browser: Browser, demo_server: S
         assert visit.status == "1 of 1 done."
 
 
+def test_a_region_beyond_one_picture_stops_no_other(visit: Visit, tmp_path: Path) -> None:
+    from PIL import Image
+
+    small = tmp_path / "small.png"
+    Image.new("RGB", (40, 40)).save(small)
+    visit.choose(small, CIRCLE)
+    visit.unfold("More")
+    visit.tick("REGION_TO_OCR")
+    visit.page.get_by_label("Region", exact=True).fill("100, 100, 200, 200")
+    visit.caption()
+    assert visit.status == "1 of 2 done, 1 failed."
+    said = visit.card(small.name).inner_text()
+    assert "100, 100, 200, 200" in said
+    assert "image 1" not in said
+
+
 def test_what_the_server_does_not_take_is_said_once(visit: Visit) -> None:
     visit.choose(CIRCLE, RINGS)
     visit.unfold("More")

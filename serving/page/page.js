@@ -165,7 +165,7 @@ async function captionPicture(card, asks, ending) {
       showFailure(error);
       return null;
     }
-    card.showState("failed", error.message);
+    card.showState("failed", error.aboutPicture);
     return "failed";
   }
 }

@@ -41,6 +41,7 @@
 
 const KEY_NAME = "promptgen.api-key";
 const MOST_TRIES = 10;
+const OF_PICTURE = /^image \d+: /; // the server names what does not fit, such as a region beyond its edge
 
 /** A request that got no answer; the message says why and what to do. */
 export class RequestError extends Error {
@@ -56,8 +57,14 @@ export class RequestError extends Error {
     this.retryAfter = retryAfter;
   }
 
+  /** For the picture that was asked about. */
+  get aboutPicture() {
+    return this.message.replace(OF_PICTURE, "");
+  }
+
   /** Whether the same would happen to every other picture. */
   get concernsAll() {
+    if (OF_PICTURE.test(this.message)) return false;
     return [0, 400, 401, 403, 404].includes(this.status) || this.code === "shutting_down";
   }
 }
@@ -176,12 +183,13 @@ export function refusal(status, body, retryAfter) {
   let said;
   try {
     said = JSON.parse(body);
+    if (typeof said?.detail !== "string") throw new SyntaxError("not of our server");
   } catch {
     return new RequestError(`Something before the server answered with status ${status}. Is promptgen serve running?`);
   }
   const isFull = status === 429 || said.code === "too_many_connections";
   const seconds = Math.min(60, Math.max(1, Math.ceil(Number(retryAfter)) || 1));
-  return new RequestError(String(said.detail), {
+  return new RequestError(said.detail, {
     status,
     code: said.code,
     retryAfter: isFull ? seconds : null,
