@@ -65,6 +65,16 @@ def ensure_checkpoint(case: Case, form: str) -> None:
         write_checkpoint(case.checkpoint(form), network, dtype=case.stored, form=form)
 
 
+def random_weights(folder: Path, size: str = "base") -> Path:
+    """A checkpoint of this size in the original format, with the random weights of the benchmark of speed."""
+    case = Case(
+        size=size, new_tokens=1, num_beams=1, device="cpu", images=1, single_images=1, batch_size=1,
+        folder=str(folder),
+    )  # fmt: skip
+    ensure_checkpoint(case, "original")
+    return case.checkpoint("original")
+
+
 def picture_files(count: int) -> list[bytes]:
     """Files of pictures of blurred noise: JPEG, 1024 x 768."""
     import numpy as np

@@ -16,16 +16,12 @@ Prints tables, and writes everything as JSON into --folder. The exit status is 1
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .command import keep_rows, run_promptgen, say
 from .folder_memory import FORMS, MemoryCase, measure_memory, memory_table
 from .folder_waiting import WaitingCase, measure_waiting, waiting_table
 from .table import table
@@ -37,29 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["promptgen"]:
-        return _promptgen(arguments)
+        return run_promptgen(arguments)
     options = _parser().parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     path = options.json or options.folder / f"folder-{options.what}.json"
-    conditions = _conditions(options)
-    rows = []
-    for row in _memory(options) if options.what == "memory" else _waiting(options):
-        rows.append(row)  # what is measured survives what comes after it
-        path.write_text(
-            json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n", encoding="utf-8"
-        )
+    rows = keep_rows(_memory(options) if options.what == "memory" else _waiting(options), options, path)
     print(table(*(memory_table if options.what == "memory" else waiting_table)(rows)))
     print(f"\nNumbers: {path}")
     return 0 if all(row["met"] for row in rows) else 1
-
-
-def _promptgen(arguments: Sequence[str]) -> int:
-    """The product's own command, from this checkout."""
-    from ..cli import main as promptgen
-
-    sys.argv = list(arguments)
-    promptgen()
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 def _memory(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     case = MemoryCase(options.images, options.broken)
     for form in options.form:
-        print(f"memory, {form}: {options.images} images", file=sys.stderr, flush=True)
+        say(f"memory, {form}: {options.images} images")
         yield measure_memory(case, form, options.folder)
 
 
@@ -105,18 +86,3 @@ def _waiting(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         batch_size=options.batch_size, new_tokens=options.new_tokens, num_beams=options.num_beams,
     )  # fmt: skip
     yield measure_waiting(case, options.folder)
-
-
-def _conditions(options: argparse.Namespace) -> dict[str, Any]:
-    from .._version import __version__
-
-    return {
-        "promptgen": __version__,
-        "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),  # None: as many as torch likes
-        "torch": version("torch"),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "date": time.strftime("%Y-%m-%d"),
-        **{name: str(value) for name, value in vars(options).items()},
-    }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .case import INSTRUCTION, Case, ensure_checkpoint
+from .case import INSTRUCTION, random_weights
 from .folder_pictures import PHOTOGRAPH_SIZE, make_photographs
 
 MOST_WAITING = 0.05  # share of the time from the first batch to the last
@@ -48,7 +48,7 @@ def measure_waiting(case: WaitingCase, folder: Path) -> dict[str, Any]:
 
     device = resolve_device(case.device)
     dtype = resolve_dtype(case.dtype, device)
-    model = case.model or _random_weights(case, folder)
+    model = case.model or random_weights(folder)
     captioner = Captioner(str(model), device=device, dtype=dtype, batch_size=case.batch_size)
     generation = GenerationOptions(
         num_beams=case.num_beams, max_new_tokens=case.new_tokens, min_new_tokens=case.new_tokens
@@ -111,13 +111,3 @@ def _reading_seconds(folder: Path) -> float:
     started = time.perf_counter()
     open_image(first)
     return time.perf_counter() - started
-
-
-def _random_weights(case: WaitingCase, folder: Path) -> Path:
-    """Those of the benchmark of speed."""
-    weights = Case(
-        size="base", new_tokens=case.new_tokens, num_beams=case.num_beams, device=case.device,
-        images=case.images, single_images=1, batch_size=case.batch_size or 1, folder=str(folder),
-    )  # fmt: skip
-    ensure_checkpoint(weights, "original")
-    return weights.checkpoint("original")

@@ -21,18 +21,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .case import Case, ensure_checkpoint, picture_files
+from .case import picture_files, random_weights
+from .command import keep_rows, run_promptgen, say
 from .serving_clients import Load, Tally, run_clients, run_requests
 from .serving_process import HealthProbe, ServerProcess
 from .table import table
@@ -57,27 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["promptgen"]:
-        return _promptgen(arguments)
+        return run_promptgen(arguments)
     options = _parser().parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     path = options.folder / f"serving-{options.what}.json"
-    rows = []
-    for row in _load(options) if options.what == "load" else _throughput(options):
-        rows.append(row)  # what is measured survives what comes after it
-        numbers = {"conditions": _conditions(options), "rows": rows}
-        path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    rows = keep_rows(_load(options) if options.what == "load" else _throughput(options), options, path)
     print(table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]))
     print(f"\nNumbers: {path}")
     return 0 if all(row["met"] for row in rows) else 1
-
-
-def _promptgen(arguments: Sequence[str]) -> int:
-    """The product's own command, from this checkout."""
-    from ..cli import main as promptgen
-
-    sys.argv = list(arguments)
-    promptgen()
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,7 +105,7 @@ def _load(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     }
     load = Load(pictures, INSTRUCTIONS, {}, expected)
     for clients in options.clients:
-        _say(f"load: {clients} clients, {options.seconds:g} s")
+        say(f"load: {clients} clients, {options.seconds:g} s")
         yield _loaded(load, clients, options.seconds)
 
 
@@ -133,7 +118,7 @@ def _loaded(load: Load, clients: int, seconds: float) -> dict[str, Any]:
     worst = max(probe.seconds)
     problems = [*tally.problems, *last.problems]
     for problem in problems[:10]:
-        _say(problem)
+        say(problem)
     return {
         "clients": clients,
         "seconds": tally.seconds,
@@ -229,7 +214,7 @@ def _scenes(count: int) -> list[bytes]:
 
 
 def _throughput(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    model = options.model or _random_weights(options)
+    model = options.model or random_weights(options.folder, options.size)
     pictures = _scenes(options.images) if model == "demo" else picture_files(options.images)
     generation: dict[str, Any] = {"num_beams": options.num_beams}
     if options.new_tokens:
@@ -238,11 +223,11 @@ def _throughput(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "model": str(model), "device": options.device, "dtype": options.dtype, "generation": generation,
         "pictures": [picture.hex() for picture in pictures],
     }  # fmt: skip
-    _say(f"offline: {options.images} images")
+    say(f"offline: {options.images} images")
     offline = _offline(case)
     settings = ["--model", str(model), "--device", options.device, "--dtype", options.dtype, "--preload"]
     for clients in options.clients:
-        _say(f"throughput: {clients} clients")
+        say(f"throughput: {clients} clients")
         load = Load(pictures, INSTRUCTIONS, generation, is_kind=True, faces=("captions", "openai"))
         with ServerProcess(settings) as server:
             first = Load(pictures[:1], INSTRUCTIONS[:1], generation, is_kind=True, faces=("captions",))
@@ -305,36 +290,7 @@ def offline_rate(case_text: str) -> float:
     return len(pictures) / (time.perf_counter() - began)
 
 
-def _random_weights(options: argparse.Namespace) -> str:
-    """Those of the benchmark of speed."""
-    weights = Case(
-        size=options.size, new_tokens=options.new_tokens or 1, num_beams=options.num_beams, device="cpu",
-        images=options.images, single_images=1, batch_size=1, folder=str(options.folder),
-    )  # fmt: skip
-    ensure_checkpoint(weights, "original")
-    return str(weights.checkpoint("original"))
-
-
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "met" if value else "MISSED"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _conditions(options: argparse.Namespace) -> dict[str, Any]:
-    from .._version import __version__
-
-    return {
-        "promptgen": __version__,
-        "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),  # None: as many as torch likes
-        "torch": version("torch"),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "date": time.strftime("%Y-%m-%d"),
-        **{name: str(value) for name, value in vars(options).items()},
-    }

@@ -34,6 +34,16 @@ Instructions = Annotated[
     ),
 ]
 
+NullSeparated = Annotated[
+    bool,
+    typer.Option(
+        "--null",
+        "-0",
+        help="Paths on standard input end with NUL (find -print0).",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionFlags:
@@ -60,15 +70,7 @@ class CaptionFlags:
         bool,
         typer.Option("--overwrite", help="Let --output replace a file that exists.", rich_help_panel=OUTPUT),
     ] = False
-    null: Annotated[
-        bool,
-        typer.Option(
-            "--null",
-            "-0",
-            help="Paths on standard input end with NUL (find -print0).",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = False
+    null: NullSeparated = False
 
     def form(self) -> Format:
         """The form of the answers: text, unless the name of the output file asks for another."""

@@ -11,6 +11,7 @@ import typer
 from ..captioning.runs.outputs import SameStem
 from ..captioning.vision_options import DEFAULT_REGION_MODEL
 from .answer_flags import AnswerFlags, Model
+from .caption_flags import NullSeparated
 from .choices import RegionFormat
 from .question_flags import OUTPUT
 from .reporting import UsageError
@@ -102,15 +103,7 @@ class RegionFlags:
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Let files that exist be replaced.", rich_help_panel=OUTPUT)
     ] = False
-    null: Annotated[
-        bool,
-        typer.Option(
-            "--null",
-            "-0",
-            help="Paths on standard input end with NUL (find -print0).",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = False
+    null: NullSeparated = False
     overlay: Annotated[
         Path | None,
         typer.Option(

@@ -83,21 +83,23 @@ def generate(
     )
     states, mask = network.encode(image_features, input_ids, attention_mask)
     settings = _search_settings(config, network, options)
+    sequences: dict[int, TokenSequence] = {}
 
-    def tell(pair: int, answer: Found) -> None:
+    def keep(pair: int, answer: Found) -> None:
+        sequences[pair] = _sequence(answer, settings)
         if on_answer is not None:
-            on_answer(pair, _sequence(answer, settings))
+            on_answer(pair, sequences[pair])
 
-    found = search(
+    search(
         decoder,
         states,
         mask,
         settings,
         rules_of(config, states.device),
         _generators(options, states) if settings.do_sample else None,
-        Onlookers(on_step, tell, is_wanted),
+        Onlookers(on_step, keep, is_wanted),
     )
-    return [_sequence(answer, settings) for answer in found]
+    return [sequences[pair] for pair in range(len(sequences))]
 
 
 def _search_settings(

@@ -268,10 +268,17 @@ class Florence2Model:
             )
         if not prompts:
             return []
+        answers: dict[int, GeneratedSequence] = {}
+
+        def keep(row: int, answer: TokenSequence) -> None:
+            answers[row] = self._decoded(answer)
+            if on_answer is not None:
+                on_answer(row, answers[row])
+
         with self._turn, self._in_use(self.network.language_model.get_encoder(), on_step):
             input_ids, attention_mask = self._pad([self._encode(prompt) for prompt in prompts])
             features = image_features.to(device=self.device, dtype=self.dtype)
-            answers = generate(
+            generate(
                 self.network,
                 self._decoder,
                 features,
@@ -279,10 +286,10 @@ class Florence2Model:
                 attention_mask,
                 options or GenerationOptions(),
                 on_step,
-                None if on_answer is None else lambda row, answer: on_answer(row, self._decoded(answer)),
+                keep,
                 is_wanted,
             )
-        return [self._decoded(answer) for answer in answers]
+        return [answers[row] for row in range(len(prompts))]
 
     def _decoded(self, answer: TokenSequence) -> GeneratedSequence:
         return GeneratedSequence(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..captioning.answering import Answerer, Asked
     from ..models_cache import LoadedModel
     from .models import ServedModel
-    from .scheduler import Watch
+    from .watch import Watch
 
 logger = logging.getLogger(__name__)
 

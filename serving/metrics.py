@@ -11,6 +11,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from .watch import Watch
+
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
@@ -23,8 +25,8 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-class Metrics:
-    """The numbers of one server, in a registry of its own. A :class:`~.scheduler.Watch`."""
+class Metrics(Watch):
+    """The numbers of one server, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

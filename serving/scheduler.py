@@ -1,8 +1,9 @@
 """One queue for the requests of all faces, and one thread that answers them in batches.
 
 The event loop accepts and waits; a few threads read pictures; the engine's thread takes what waits longest,
-fills the batch with whatever else is generated alike, in the order of arrival, and begins the next batch as
-soon as one is done. Each picture's answers leave when they are there, not when the batch ends.
+fills the batch with whatever else is generated alike and will be about as long, then by arrival, and begins
+the next batch as soon as one is done. Each picture's answers leave when they are there, not when the batch
+ends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from .asks import Ask
 from .checks import check_ask
@@ -23,6 +24,7 @@ from .models import ServedModels
 from .reading import PictureFiles
 from .requests import Job, Request
 from .settings import Limits
+from .watch import Watch
 
 if TYPE_CHECKING:
     from ..captioning import ImageResult
@@ -33,38 +35,6 @@ logger = logging.getLogger(__name__)
 _READERS = {"cpu": 2}  # by the device: a CPU has enough to do
 _READERS_ELSEWHERE = 8
 _LEAST_RETRY, _MOST_RETRY = 1.0, 60.0  # seconds
-
-
-class Watch(Protocol):
-    """Told what happens, by any thread; must not take long."""
-
-    def accepted(self, pictures: int) -> None:
-        """So many pictures are in the queue now that were not."""
-
-    def batch(self, model: str, pictures: int, answers: int, seconds: float) -> None:
-        """A batch went through the model."""
-
-    def answered(self, model: str, instructions: Sequence[str], waited: float, seconds: float) -> None:
-        """A picture has its answers, ``seconds`` after it was accepted, ``waited`` of which in the queue."""
-
-    def ended(self, model: str | None, outcome: str) -> None:
-        """A request ended: ``answered``, ``dropped`` (the client went), or the code of its error."""
-
-
-class _Nobody:
-    """Watches nothing."""
-
-    def accepted(self, pictures: int) -> None:
-        pass
-
-    def batch(self, model: str, pictures: int, answers: int, seconds: float) -> None:
-        pass
-
-    def answered(self, model: str, instructions: Sequence[str], waited: float, seconds: float) -> None:
-        pass
-
-    def ended(self, model: str | None, outcome: str) -> None:
-        pass
 
 
 class Scheduler:
@@ -83,7 +53,7 @@ class Scheduler:
         self.models = models
         self.limits = limits
         self.manager = manager
-        self._watch: Watch = watch or _Nobody()
+        self._watch = watch or Watch()
         self._engine = Engine(self._watch)
         devices = {model.captioner.device.partition(":")[0] for model in models}
         readers = max(_READERS.get(device, _READERS_ELSEWHERE) for device in devices)

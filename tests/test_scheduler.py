@@ -43,13 +43,14 @@ from promptgen.serving.models import ServedModel, ServedModels
 from promptgen.serving.requests import Request
 from promptgen.serving.scheduler import Scheduler
 from promptgen.serving.settings import Limits, ServerSettings
+from promptgen.serving.watch import Watch
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.*"))
 PICTURES = [path.read_bytes() for path in EXAMPLES if path.suffix in (".png", ".jpg", ".webp")]
 LONG = CaptionOptions(generation=GenerationOptions(min_new_tokens=900, max_new_tokens=1000))
 
 
-class Seen:
+class Seen(Watch):
     """Notes what a scheduler tells."""
 
     def __init__(self) -> None:
