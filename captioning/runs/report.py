@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,24 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import ImageError
-from ..images import open_image
-from .outputs import OutputError
-from .outputs.disk import Disk, place_for, telling, temporary_of
+from ..pages.thumbnails import thumbnail
 from .records import Item, Record
+from .report_file import check_page_place, write_page
 from .report_page import GENERATOR, Picture, page
 from .report_statistics import Statistics
 from .sources import SourceError
-from .stores import is_url
 
 if TYPE_CHECKING:
     from .run import RunReport
 
 __all__ = ["ReportOptions", "check_report_place", "write_report"]
-
-_EXTENSIONS = (".html", ".htm")
-_THUMBNAIL = 256  # pixels of the longer side
-_QUALITY = 82  # of its JPEG
-_HEAD = 2_000  # bytes of a page in which the generator is named
 
 Find = Callable[[], Iterable[Item]]
 
@@ -49,19 +39,7 @@ def check_report_place(path: Path) -> None:
     Raises:
         OutputError: it is no name of a page, or there is something there that is no report.
     """
-    if is_url(path.as_posix().replace(":/", "://", 1)):
-        raise OutputError("the report cannot be a URL; name a file of this machine")
-    if path.suffix.lower() not in _EXTENSIONS:
-        raise OutputError(f"the report is a page; give it a name such as {str(path.with_suffix('.html'))!r}")
-    with telling(path, deed="read"):
-        if not path.exists():
-            return
-        if path.is_dir():
-            raise OutputError(f"{str(path)!r} is a folder; name a file for the report")
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-    if head and GENERATOR.encode() not in head:
-        raise OutputError(f"{str(path)!r} is there and no report of ours; name another file for the report")
+    check_page_place(path, GENERATOR)
 
 
 def write_report(
@@ -92,27 +70,7 @@ def write_report(
     for record in records():
         statistics.add(record)
     pictures = _pictures(statistics.sample.records, find)
-    _write_whole(path, page(run, settings, statistics, pictures, ended))
-
-
-def _write_whole(path: Path, pieces: Iterator[str]) -> None:
-    """The file appears whole or not at all."""
-    disk = Disk()
-    place = place_for(path)
-    temporary = temporary_of(place)
-    with telling(path):
-        disk.make_folder(place.parent)
-        try:
-            with open(temporary, "wb") as stream:
-                for piece in pieces:
-                    stream.write(piece.encode())
-                disk.sync(stream)
-            disk.move(temporary, place)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        disk.sync_folders()
+    write_page(path, page(run, settings, statistics, pictures, ended))
 
 
 def _pictures(records: list[Record], find: Find) -> Iterator[Picture]:
@@ -152,9 +110,5 @@ def _with_thumbnail(record: Record, source: Path | BinaryIO) -> Picture:
     Raises:
         ImageError: it cannot be read.
     """
-    image = open_image(source)  # upright
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=_QUALITY, optimize=True)  # with nothing of the original's metadata
-    uri = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-    return Picture(record, uri, image.size)
+    uri, size = thumbnail(source)
+    return Picture(record, uri, size)

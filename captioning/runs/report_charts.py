@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .report_text import shown
+from ..pages.text import shown
 
 __all__ = ["bar", "histogram"]
 
