@@ -88,6 +88,12 @@ def translate_some(names: Iterable[str], config: Florence2Config) -> dict[str, s
     return {name: towers.get(old, old) for name, old in original.items()}
 
 
+def published_names(names: Iterable[str], config: Florence2Config) -> dict[str, str]:
+    """Our names of parameters, to those of the original format."""
+    towers = _original_names(config)
+    return {name: towers.get(name, name) for name in names}
+
+
 def is_transposed(name: str) -> bool:
     """Whether a file's matrix of that name is the other way round than our network's."""
     return name == _CONVERTED_PROJECTION
