@@ -1,0 +1,1 @@
+"""Training data: from folders and tables to examples that are checked and split."""
