@@ -218,7 +218,7 @@ class TrainConfig:
     run: RunOptions
     checkpoint: CheckpointOptions
     data: DataOptions
-    model: ModelOptions = ModelOptions()
+    model: ModelOptions = ModelOptions()  # noqa: RUF009 - frozen
     optimizer: OptimizerOptions = OptimizerOptions()
     batches: BatchOptions = BatchOptions()
     evaluation: EvaluationOptions = EvaluationOptions()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TrainingError(ValueError):
-    """A run cannot start or go on. The message says why and what to do, and names the batch if it was one."""
+    """A run cannot begin or go on: the message says what was found, why it will not do, and what would."""
 
 
 class ConfigError(TrainingError):
@@ -13,3 +13,7 @@ class ConfigError(TrainingError):
 
 class DataError(TrainingError):
     """Training data cannot be used: it is not there, it is empty, or too much of it is wrong."""
+
+
+class DivergedError(TrainingError):
+    """Numbers are no numbers any more, or memory ran out. The batch is named."""
