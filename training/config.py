@@ -231,7 +231,7 @@ class TrainConfig:
         return self.evaluation.eval_batch_size or self.batches.train_batch_size
 
 
-def group_fields() -> dict[str, tuple[str, Any]]:
-    """For each key of a file, the group that it belongs to, and the group's field of that name."""
+def group_fields() -> dict[str, str]:
+    """For each option, the name of the group that it belongs to."""
     hints = get_type_hints(TrainConfig)
-    return {one.name: (group.name, one) for group in fields(TrainConfig) for one in fields(hints[group.name])}
+    return {one.name: group for group, kind in hints.items() for one in fields(kind)}
