@@ -123,11 +123,13 @@ def original_state_dict(network: Florence2Network) -> dict[str, Tensor]:
     """
     if any(isinstance(module, CpuLinear) for module in network.modules()):
         raise ValueError("The weights were rearranged for this CPU; unpack the network, or load it again.")
-    state = network.state_dict()
-    for name in TIED[1:]:
-        state.pop(name, None)
-    names = _original_names(network.config)
-    return {names.get(name, name): tensor.detach() for name, tensor in state.items()}
+    return in_original_names(network.state_dict(), network.config)
+
+
+def in_original_names(state: Mapping[str, Tensor], config: Florence2Config) -> dict[str, Tensor]:
+    """Tensors by our names, under those of the original format, the tied matrix under one of them."""
+    names = published_names([name for name in state if name not in TIED[1:]], config)
+    return {published: state[name].detach() for name, published in names.items()}
 
 
 _ATTENTION = {"spatial": "window_attn", "channel": "channel_attn"}

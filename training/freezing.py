@@ -10,6 +10,7 @@ from torch import nn
 
 from ..florence2.loading import TIED, published_names
 from ..florence2.network import Florence2Network
+from .errors import TrainingError
 from .model_options import PARTS
 
 
@@ -24,20 +25,20 @@ def freeze(network: Florence2Network, patterns: Sequence[str]) -> None:
     """Have all parameters trained but those that the ``patterns`` of :class:`.ModelOptions` freeze.
 
     Raises:
-        ValueError: a pattern that stands for nothing (the nearest names are given), or nothing left to train.
+        TrainingError: a pattern that stands for nothing, or nothing left to train.
     """
     frozen = frozen_names(network, patterns)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ValueError(f"freeze {list(patterns)} leaves nothing to train. Take something out of it.")
+        raise TrainingError(f"freeze {list(patterns)} leaves nothing to train. Take something out of it.")
 
 
 def frozen_names(network: Florence2Network, patterns: Sequence[str]) -> set[str]:
     """The parameters, by our names, that ``patterns`` freeze.
 
     Raises:
-        ValueError: a pattern that stands for nothing.
+        TrainingError: a pattern that stands for nothing.
     """
     published = _names(network)
     frozen: set[str] = set()
@@ -57,7 +58,7 @@ def matching(pattern: str, published: dict[str, list[str]]) -> set[str]:
         published: our names, each with the ones it is published under.
 
     Raises:
-        ValueError: it stands for nothing.
+        TrainingError: it stands for nothing.
     """
     if pattern in PARTS:
         return {ours for ours in published if part_of(ours) == pattern}
@@ -68,7 +69,7 @@ def matching(pattern: str, published: dict[str, list[str]]) -> set[str]:
     }
     if not found:
         every = [name for names in published.values() for name in names]
-        raise ValueError(
+        raise TrainingError(
             f"{pattern!r} is the name of no parameter. Choose {', '.join(PARTS)} or a name as checkpoints "
             f"have it, which may have * in it{nearest(pattern, every)}."
         )

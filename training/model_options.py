@@ -32,6 +32,8 @@ class LoraOptions:
     modules_to_save: tuple[str, ...] = ()
     """Layers, named in the same way, that are trained as a whole and saved in the adapter."""
     bias: str = "none"
+    merge: bool = False
+    """Save, beside the adapter, a whole checkpoint with the adapter in its weights."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:

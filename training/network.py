@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..florence2.loading import load_network
 from ..florence2.network import Florence2Network
 from ..florence2.text_processing import TextProcessor
 from .adapters import Adapters, add_adapters
+from .errors import TrainingError
 from .freezing import freeze, trained_parts
 from .model_options import ModelOptions
 
@@ -59,7 +60,7 @@ class TrainableModel(nn.Module):
         self.adapters: Adapters | None = None
         freeze(network, options.freeze)
         if options.lora is not None:
-            self.adapters = add_adapters(network, options.lora, options.freeze)
+            self.adapters = add_adapters(network, options.lora)
         self._trained = trained_parts(network)
         _set_dropout(network, self._trained)
         if options.gradient_checkpointing:
@@ -77,7 +78,7 @@ class TrainableModel(nn.Module):
 
         Raises:
             CheckpointError: the folder is not a whole Florence-2 checkpoint.
-            ValueError: the options do not go with it.
+            TrainingError: the options do not go with it.
         """
         folder, options = Path(folder), options or ModelOptions()
         config = _configured(Florence2Config.from_folder(folder), options)
@@ -105,6 +106,26 @@ class TrainableModel(nn.Module):
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What an optimiser gets: names, and parameters that are trained, the tied matrix once."""
         return ((name, part) for name, part in self.named_parameters() if part.requires_grad)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """What training changes, by name; the tensors themselves, not copies."""
+        return {name: parameter.detach() for name, parameter in self.trainable_parameters()}
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`trainable_state` gave.
+
+        Raises:
+            TrainingError: it is of a model that is trained in another way, or of another size.
+        """
+        ours = self.trainable_state()
+        wrong = [name for name in ours.keys() | state.keys() if _shape(ours, name) != _shape(state, name)]
+        if wrong:
+            raise TrainingError(
+                f"What was saved does not go with these options: {len(wrong)} parameters differ, among them "
+                f"{', '.join(sorted(wrong)[:4])}. Go on with the options of the run that saved it."
+            )
+        for name, tensor in ours.items():
+            tensor.copy_(state[name])
 
     def train(self, mode: bool = True) -> TrainableModel:
         """As of every module. A tower of which nothing is trained stays in evaluation mode, so that its
@@ -168,6 +189,10 @@ class TrainableModel(nn.Module):
         return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None
+
+
 def _configured(config: Florence2Config, options: ModelOptions) -> Florence2Config:
     names = ("dropout", "attention_dropout", "activation_dropout")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -201,7 +226,7 @@ def _set_attention(network: Florence2Network, name: str) -> None:
     try:
         model.set_attn_implementation(name)
     except (ImportError, AttributeError, ValueError) as error:  # a package or a GPU that is not there
-        raise ValueError(f"attention {name!r} cannot be had here: {error}. Choose sdpa.") from error
+        raise TrainingError(f"attention {name!r} cannot be had here: {error}. Choose sdpa.") from error
 
 
 def _checkpoint_gradients(network: Florence2Network) -> None:
