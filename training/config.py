@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from ..captioning.images import parse_background
+from .data.augmentation import AugmentOptions
 from .data.options import DataOptions
 from .errors import ConfigError
 from .model_options import LoraOptions, ModelOptions
@@ -95,7 +96,8 @@ class OptimizerOptions:
     optimizer_args: Mapping[str, Any] = field(default_factory=dict)  # that the optimiser takes besides
     learning_rate: float = 1e-5  # the highest
     min_learning_rate: float = 0.0  # at the end of the schedule
-    lr_scheduler: Literal["rex", "cosine", "linear", "constant"] = "cosine"  # any case in a file
+    lr_scheduler: str = "cosine"  # a name of .schedules, of torch's or of pytorch-optimizer's, in any case
+    lr_scheduler_args: Mapping[str, Any] = field(default_factory=dict)  # that it takes besides
     warmup_steps: float = 0  # below 1 a fraction of all steps, else a count
     weight_decay: float = 0.01
     clip_grad_norm: float | None = 1.0  # None or 0: gradients are not clipped
@@ -115,31 +117,6 @@ class OptimizerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentOptions:
-    """Changes of training images after which every caption is still true; each is off at 0.
-
-    Nothing here turns, mirrors or crops: captions tell left from right, text is read, boxes have places.
-    """
-
-    brightness: float = 0.0  # factors from 1 - this to 1 + this
-    contrast: float = 0.0  # the same
-    jpeg: float = 0.0  # share of images that are compressed, with a quality from 40 to 95
-    blur: float = 0.0  # up to this radius, in pixels of an image whose shorter side is 512
-    noise: float = 0.0  # up to this standard deviation, in 255ths
-
-    def __post_init__(self) -> None:
-        _within(self, 0, 0.5, "brightness", "contrast")
-        _within(self, 0, 1, "jpeg")
-        _within(self, 0, 4, "blur")
-        _within(self, 0, 32, "noise")
-
-    @property
-    def is_off(self) -> bool:
-        """Whether images stay as they are."""
-        return self == AugmentOptions()
-
-
-@dataclass(frozen=True, kw_only=True)
 class BatchOptions:
     """What is computed at a time, and how it is made ready."""
 
@@ -149,7 +126,7 @@ class BatchOptions:
     persistent_workers: bool = True
     dataloader_prefetch_factor: int = 2  # batches that each of them reads ahead
     background: str = "white"  # behind transparent pixels: a colour's name or #rrggbb
-    augment: AugmentOptions = AugmentOptions()
+    augment: AugmentOptions = AugmentOptions()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "train_batch_size", "gradient_accumulation_steps", "dataloader_prefetch_factor")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...captioning.instructions import build_prompt, find_instruction
-from .options import DataSource
 from .pictures import ImageRef
 
-__all__ = ["Dataset", "Example", "Problem", "load_examples"]
+__all__ = ["Dataset", "Example", "OnProblem", "Problem", "clean_text"]
+
+_SPACES = re.compile(r"[ \t\u00a0]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +48,23 @@ class Example:
 Dataset = Sequence[Example]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """Something in the data that cannot be used, and so is left out."""
 
     kind: str  # short, for the table: "no image", "empty caption"
     place: str  # the file, or the line of a table
     reason: str  # one line
+    counts: bool = True  # whether an example is lost; images without a caption are only told of
 
 
-def load_examples(
-    sources: Sequence[DataSource], on_problem: Callable[[Problem], None]
-) -> tuple[Example, ...]:
-    """All examples of the sources, in an order that only depends on what is in them.
+OnProblem = Callable[[Problem], None]
 
-    No image is opened.
 
-    Args:
-        on_problem: told of what is left out, one at a time.
+def clean_text(text: str) -> str:
+    """A caption without white space that nobody sees: around it, at line ends, and several spaces in a row.
 
-    Raises:
-        DataError: a source is not there, cannot be read, or its layout is not known.
+    Line breaks stay: mixed captions have them between prose and tags.
     """
-    raise NotImplementedError  # to come within the hour
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return "\n".join(_SPACES.sub(" ", line).strip() for line in lines).strip()

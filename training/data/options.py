@@ -34,9 +34,11 @@ class DataSource:
     instruction: str | None = None  # of every caption; not for layout tasks, whose folders say it
     extensions: Mapping[str, str] = field(default_factory=dict)  # of sidecars: extension -> instruction
     captions_dir: Path | None = None  # of sidecars: the tree that mirrors the images' folders
+    images_dir: Path | None = None  # of tables: where paths of images begin; None: the table's folder
+    split: str | None = None  # of data sets with several: which; None: train
     columns: Mapping[str, str] = field(default_factory=dict)  # of tables: column -> instruction
-    image_column: str | None = None  # None: image, file_name, image_path or path, whichever is there
-    text_input_column: str | None = None  # of tables: text or region for instructions that take one
+    image_column: str | None = None  # of tables; None: image, file_name and the like, whichever is there
+    text_input_column: str = "text_input"  # of tables: text or region for instructions that take one
     repeats: int = 1  # how often each of its examples comes in an epoch
 
     def __post_init__(self) -> None:

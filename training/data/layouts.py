@@ -1,0 +1,103 @@
+"""Which layout a source has, and the examples of all sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from ..errors import DataError
+from .arrow_tables import is_saved_dataset, splits_of
+from .examples import Example, OnProblem
+from .files import folders_of
+from .folders import is_task_folder, sidecar_examples, task_examples
+from .options import DataSource, Layout
+from .tables import (
+    TABLES,
+    dataset_examples,
+    has_metadata,
+    imagefolder_examples,
+    parquet_files,
+    table_examples,
+)
+
+__all__ = ["layout_of", "load_examples"]
+
+_READERS: dict[Layout, Callable[[DataSource, OnProblem], Iterator[Example]]] = {
+    Layout.TASKS: task_examples,
+    Layout.SIDECAR: sidecar_examples,
+    Layout.TABLE: table_examples,
+    Layout.IMAGEFOLDER: imagefolder_examples,
+    Layout.DATASETS: dataset_examples,
+}
+
+
+def load_examples(sources: Sequence[DataSource], on_problem: OnProblem) -> tuple[Example, ...]:
+    """All examples of the sources, in an order that only depends on what is in them.
+
+    No image is opened.
+
+    Args:
+        on_problem: told of what is left out, one at a time.
+
+    Raises:
+        DataError: a source is not there, cannot be read, has nothing in it, or its layout is not known.
+    """
+    examples: list[Example] = []
+    for source in sources:
+        before = len(examples)
+        layout = layout_of(source)
+        examples.extend(_READERS[layout](source, on_problem))
+        if len(examples) == before:
+            raise DataError(_nothing_in(source, layout))
+    return tuple(examples)
+
+
+def layout_of(source: DataSource) -> Layout:
+    """The layout that a source says it has, or has by its looks.
+
+    Raises:
+        DataError: it is not there, or looks like none.
+    """
+    path = source.path
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder; the full path is {path.absolute()}")
+    if source.layout is not Layout.AUTO:
+        return source.layout
+    if not path.is_dir():
+        if path.suffix.lower() in TABLES:
+            return Layout.TABLE
+        raise DataError(f"{path}: training data is a folder, or a table: {', '.join(TABLES)}")
+    return _looks_of(source)
+
+
+def _looks_of(source: DataSource) -> Layout:
+    path = source.path
+    if is_saved_dataset(path) or splits_of(path) is not None:
+        return Layout.DATASETS
+    if has_metadata(path):
+        return Layout.IMAGEFOLDER
+    has_pictures = False
+    for folder in folders_of(path, lambda _: None):
+        if is_task_folder(folder) and not source.extensions:
+            return Layout.TASKS
+        has_pictures = has_pictures or bool(folder.pictures)
+    if has_pictures:
+        return Layout.SIDECAR
+    if parquet_files(source):
+        return Layout.TABLE
+    raise DataError(
+        f"{path}: there are no images in it, no Parquet files, no metadata.jsonl of images, and no data set "
+        "was saved to it"
+    )
+
+
+def _nothing_in(source: DataSource, layout: Layout) -> str:
+    looked_for = {
+        Layout.TASKS: "folders called as instructions, such as CAPTION, with text files called as images",
+        Layout.SIDECAR: "images with caption files beside them",
+        Layout.TABLE: "rows with an image and a caption",
+        Layout.IMAGEFOLDER: "rows with an image and a caption in metadata files",
+        Layout.DATASETS: "rows with an image and a caption",
+    }
+    return (
+        f"{source.path}: there is no example in it; looked for {looked_for[layout]} (layout: {layout.value})"
+    )

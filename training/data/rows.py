@@ -1,0 +1,296 @@
+"""From rows of tables to examples: which column is the image, which are captions, and what they answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...captioning.images import image_extensions
+from ...captioning.instructions import AnswerKind, InstructionError, find_instruction
+from ...captioning.regions import REGION_KINDS
+from ..errors import DataError
+from .examples import Example, OnProblem, Problem, clean_text
+from .files import below, is_picture_name
+from .options import DataSource
+from .pictures import ImageRef
+
+__all__ = ["IMAGE_COLUMNS", "EmbeddedImage", "Row", "RowReader"]
+
+IMAGE_COLUMNS = ("image", "file_name", "image_path", "image_file", "path", "filename", "images")
+_TEXT_COLUMNS = ("text", "caption", "target", "answer")  # with one instruction for the row or the source
+_FROM_MODEL = ("gpt", "assistant", "model")  # of conversations
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image that is in the table itself."""
+
+    place: str  # the table, as :class:`ImageRef` has it
+    column: str
+    row: int
+    path: str | None  # that the table gives besides the bytes
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table."""
+
+    origin: str  # for people: data.jsonl:12
+    values: Mapping[str, Any]  # an image that is in the table is an EmbeddedImage
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A caption in a row, before it is cleaned."""
+
+    instruction: str
+    text: Any
+
+
+class RowReader:
+    """Reads the rows of one table.
+
+    Args:
+        base: the folder at which paths of images begin, if the source does not say.
+        root: the folder below which images have their names; None: where paths begin.
+    """
+
+    def __init__(
+        self, source: DataSource, base: Path, on_problem: OnProblem, *, root: Path | None = None
+    ) -> None:
+        self._source = source
+        self._base = source.images_dir or base
+        self._root = root or self._base
+        self._on_problem = on_problem
+        self._columns = {name: find_instruction(asked).name for name, asked in source.columns.items()}
+        self._instruction = source.instruction and find_instruction(source.instruction).name
+
+    def examples(self, rows: Iterable[Row]) -> Iterator[Example]:
+        """The examples of all rows.
+
+        Raises:
+            DataError: the first row does not say which column is the image, or what captions answer.
+        """
+        for number, row in enumerate(rows):
+            try:
+                yield from self._of_row(row)
+            except _RowError as error:
+                if number == 0 and error.is_of_table:
+                    raise DataError(f"{row.origin}: {error}") from error
+                self._on_problem(Problem(error.kind, row.origin, str(error)))
+
+    def _of_row(self, row: Row) -> Iterator[Example]:
+        answers = list(self._answers(row.values))
+        image = self._image(row)
+        text_input = _text_or_none(row.values.get(self._source.text_input_column))
+        for answer in answers:
+            asked = find_instruction(answer.instruction)
+            if asked.needs_input and text_input is None:
+                raise _RowError(
+                    "no text input",
+                    f"{asked.name} takes a text or region; the column {self._source.text_input_column!r}"
+                    " has none",
+                )
+            for text in _texts(answer.text):
+                target = clean_text(text)
+                if not target:
+                    self._on_problem(Problem("empty caption", row.origin, f"the {asked.name} is empty"))
+                    continue
+                own_input = text_input if asked.needs_input else None
+                yield Example(image, asked.name, own_input, target, row.origin, self._source.repeats)
+
+    # ---- captions
+
+    def _answers(self, values: Mapping[str, Any]) -> Iterator[_Answer]:
+        """
+        Raises:
+            _RowError: there is none.
+        """
+        find = self._way(values)
+        found = [answer for answer in find(values) if answer.text is not None]
+        if not found:
+            raise _RowError("empty caption", "it has no caption")
+        yield from found
+
+    def _way(self, values: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Iterator[_Answer]]:
+        """How the captions of a row are found."""
+        if self._columns:
+            return self._named
+        if isinstance(values.get("conversations"), list):
+            return self._conversation
+        if isinstance(values.get("instruction"), str) and _first(values, _TEXT_COLUMNS) is not None:
+            return _self_told
+        if any(_is_instruction(name) for name in values):
+            return _by_instruction
+        if self._instruction is not None and _first(values, _TEXT_COLUMNS) is not None:
+            return self._only
+        known = ", ".join(map(repr, values)) or "none"
+        raise _RowError(
+            "no caption",
+            f"nothing says which of its columns ({known}) are captions, and what they answer. Name them in "
+            "dataset_config: columns: {caption: MORE_DETAILED_CAPTION}",
+            is_of_table=True,
+        )
+
+    def _named(self, values: Mapping[str, Any]) -> Iterator[_Answer]:
+        missing = [name for name in self._columns if name not in values]
+        if len(missing) == len(self._columns):
+            known = ", ".join(map(repr, values)) or "none"
+            raise _RowError(
+                "no caption", f"there is no column {missing[0]!r}; there are: {known}", is_of_table=True
+            )
+        for name, instruction in self._columns.items():
+            if name in values:
+                yield _Answer(instruction, _target(values, name, instruction))
+
+    def _only(self, values: Mapping[str, Any]) -> Iterator[_Answer]:
+        assert self._instruction is not None
+        yield _Answer(self._instruction, values[_first(values, _TEXT_COLUMNS) or ""])
+
+    def _conversation(self, values: Mapping[str, Any]) -> Iterator[_Answer]:
+        """ShareGPT's form: what is asked stands in the turn before the model's, or is the source's."""
+        asked = self._instruction
+        for turn in values["conversations"]:
+            speaker, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+            if speaker in _FROM_MODEL:
+                if asked is None:
+                    raise _RowError(
+                        "no caption",
+                        "nothing says what its conversations answer. Name it in dataset_config: instruction: "
+                        "MORE_DETAILED_CAPTION",
+                        is_of_table=True,
+                    )
+                yield _Answer(asked, text)
+                return
+            named = _named_in(text)
+            asked = named or asked
+
+    # ---- images
+
+    def _image(self, row: Row) -> ImageRef:
+        """
+        Raises:
+            _RowError: there is none.
+        """
+        column = self._source.image_column or _first(row.values, IMAGE_COLUMNS)
+        if column is None or column not in row.values:
+            known = ", ".join(map(repr, row.values)) or "none"
+            wanted = f"there is no column {column!r}" if column else "nothing says which column is the image"
+            raise _RowError("no image", f"{wanted} (image_column); there are: {known}", is_of_table=True)
+        cell = row.values[column]
+        if isinstance(cell, list) and len(cell) == 1:
+            cell = cell[0]
+        if isinstance(cell, EmbeddedImage):
+            return ImageRef(cell.path or row.origin, cell.place, cell.column, cell.row)
+        path = cell.get("path") if isinstance(cell, Mapping) else cell
+        if not isinstance(path, str) or not path:
+            raise _RowError("no image", f"the column {column!r} holds no path of one image")
+        return self._file(path)
+
+    def _file(self, path: str) -> ImageRef:
+        """
+        Raises:
+            _RowError: there is no such file.
+        """
+        if "://" in path:
+            raise _RowError("no image", f"{path} is on another computer; download it first")
+        for candidate in (path, path.replace("\\", "/")):
+            place = str(self._base / candidate)
+            found = place if os.path.isfile(place) else _with_ending(place)  # noqa: PTH113
+            if found is not None:
+                return ImageRef(below(found, self._root), found)
+        raise _RowError(
+            "no image", f"there is no file {place!r} (paths begin at images_dir, else at the table's folder)"
+        )
+
+
+class _RowError(Exception):
+    """A row has no example, or the whole table cannot be understood."""
+
+    def __init__(self, kind: str, message: str, *, is_of_table: bool = False) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.is_of_table = is_of_table
+
+
+def _self_told(values: Mapping[str, Any]) -> Iterator[_Answer]:
+    """A row for each answer, as ``promptgen caption --format jsonl`` writes them."""
+    try:
+        instruction = find_instruction(values["instruction"]).name
+    except InstructionError as error:
+        raise _RowError("unknown instruction", str(error)) from error
+    yield _Answer(instruction, _target(values, _first(values, _TEXT_COLUMNS) or "", instruction))
+
+
+def _by_instruction(values: Mapping[str, Any]) -> Iterator[_Answer]:
+    """Columns called as instructions, as ``promptgen folder --format jsonl`` writes them."""
+    for name in values:
+        if _is_instruction(name):
+            instruction = find_instruction(name).name
+            yield _Answer(instruction, _target(values, name, instruction))
+
+
+def _target(values: Mapping[str, Any], column: str, instruction: str) -> Any:
+    """The text in a column; of regions, whose text is for people, the model's own way to write them."""
+    if not has_places(find_instruction(instruction).answer):
+        return values[column]
+    results = [values, *(values["results"] if isinstance(values.get("results"), list) else [])]
+    for result in results:
+        if isinstance(result, Mapping) and result.get("instruction") == instruction and result.get("raw"):
+            return result["raw"]
+    return values[column]
+
+
+def has_places(answer: AnswerKind) -> bool:
+    """Whether an answer of this kind is made of location tokens."""
+    return answer in REGION_KINDS
+
+
+def _is_instruction(name: str) -> bool:
+    """Whether a column is called as an instruction is spelled; ``caption`` may mean any of them."""
+    bare = name.strip().removeprefix("<").removesuffix(">")
+    try:
+        return find_instruction(bare).name == bare
+    except InstructionError:
+        return False
+
+
+def _named_in(text: Any) -> str | None:
+    """The instruction that a question is, but for the place of the image in it."""
+    if not isinstance(text, str):
+        return None
+    bare = text.replace("<image>", "").strip()
+    try:
+        return find_instruction(bare).name
+    except InstructionError:
+        return None
+
+
+def _first(values: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    return next((name for name in names if values.get(name) is not None), None)
+
+
+def _texts(value: Any) -> list[str]:
+    """One text, or several that are each an answer."""
+    return [str(one) for one in value] if isinstance(value, (list, tuple)) else [str(value)]
+
+
+def _text_or_none(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else ",".join(map(str, value)) if isinstance(value, list) else ""
+    return clean_text(text) or None
+
+
+def _with_ending(place: str) -> str | None:
+    """The image that a path without its extension means, as sd-scripts' tables have them."""
+    if is_picture_name(place):
+        return None
+    for ending in sorted(image_extensions()):
+        for case in (ending, ending.upper()):
+            if os.path.isfile(place + case):  # noqa: PTH113
+                return place + case
+    return None
