@@ -8,7 +8,7 @@ from .image_checks import ImageChecks, check_images
 from .layouts import load_examples
 from .options import DataOptions, DataSource, Layout
 from .pictures import ImageRef
-from .prepare import Prepared, prepare_data
+from .prepare import PreparedData, prepare_data
 from .report import CheckReport
 from .split import Split, read_split, split_examples
 
@@ -21,7 +21,7 @@ __all__ = [
     "ImageChecks",
     "ImageRef",
     "Layout",
-    "Prepared",
+    "PreparedData",
     "Problem",
     "Split",
     "TokenLimits",

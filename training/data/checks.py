@@ -31,11 +31,14 @@ class TokenLimits:
     target: int  # positions of the decoder
 
     @classmethod
-    def of(cls, config: Florence2Config, max_target_tokens: int | None = None) -> TokenLimits:
-        """What a checkpoint has positions for; for targets, no more than what is asked for."""
+    def of(cls, config: Florence2Config) -> TokenLimits:
+        """What a checkpoint has positions for."""
         positions = config.text.max_position_embeddings
-        target = positions if max_target_tokens is None else min(positions, max_target_tokens)
-        return cls(positions - config.num_image_tokens, target)
+        return cls(positions - config.num_image_tokens, positions)
+
+    def at_most(self, target: int | None) -> TokenLimits:
+        """With no more tokens for targets than that; None changes nothing."""
+        return self if target is None else TokenLimits(self.prompt, min(self.target, target))
 
 
 def check_examples(

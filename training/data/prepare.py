@@ -13,11 +13,11 @@ from .options import DataOptions
 from .report import CheckReport
 from .split import Split, read_split, repeated, split_examples
 
-__all__ = ["Prepared", "prepare_data"]
+__all__ = ["PreparedData", "prepare_data"]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """What a run trains on and what it is measured on."""
 
     split: Split
@@ -43,12 +43,12 @@ def prepare_data(
     prompts: Mapping[str, str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
-) -> Prepared:
+) -> PreparedData:
     """Read, check and split.
 
     Args:
         encode: of the checkpoint's own tokenizer.
-        limits: :meth:`TokenLimits.of` the checkpoint.
+        limits: what the checkpoint has positions for; the options may ask for less.
         prompts: literal prompts by instruction that the checkpoint's catalogue entry has; those of the
             options come before them.
         on_progress: told how many images of how many have been looked at.
@@ -58,6 +58,7 @@ def prepare_data(
         DataError: a source is not there or cannot be read, too much is wrong (with the table), or one side of
             the split is empty.
     """
+    limits = limits.at_most(options.max_target_tokens)
     problems: list[Problem] = []
     train = load_examples(options.sources, problems.append)
     evaluation = load_examples(options.eval_sources, problems.append)
@@ -83,7 +84,7 @@ def prepare_data(
             )
     twins = report.images.twins
     split = split_examples(report.examples, options.eval_split, seed, held_out=held_out, twins=twins)
-    return Prepared(split, report)
+    return PreparedData(split, report)
 
 
 def _require_few_problems(report: CheckReport, options: DataOptions) -> None:
@@ -103,7 +104,7 @@ def _require_few_problems(report: CheckReport, options: DataOptions) -> None:
         )
 
 
-def _with_own_evaluation(report: CheckReport, evaluation: frozenset[Example]) -> Prepared:
+def _with_own_evaluation(report: CheckReport, evaluation: frozenset[Example]) -> PreparedData:
     """Held-out examples from sources of their own; their images are not trained on, whatever the names.
 
     Raises:
@@ -128,4 +129,4 @@ def _with_own_evaluation(report: CheckReport, evaluation: frozenset[Example]) ->
             "dataset_config: all its images are in eval_dataset_config, too; none is left to train on"
         )
     split = Split(repeated(train), tuple(replace(example, repeats=1) for example in held_out))
-    return Prepared(split, replace(report, problems=(*report.problems, *both)))
+    return PreparedData(split, replace(report, problems=(*report.problems, *both)))
