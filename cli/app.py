@@ -9,6 +9,7 @@ import typer
 from .._version import __version__
 from .caption import caption
 from .detect import detect
+from .evaluate import evaluate
 from .folder import folder
 from .ground import ground
 from .help_text import fold
@@ -18,6 +19,7 @@ from .ocr import ocr
 from .remote import remote_app
 from .segment import segment
 from .serve import serve
+from .train import train
 
 DESCRIPTION = """Captions, tags and analyses of images with Florence-2 PromptGen.
 
@@ -39,6 +41,8 @@ app.command(help=fold(folder.__doc__))(folder)
 for _regions in (detect, ground, segment, ocr):
     app.command(help=fold(_regions.__doc__))(_regions)
 app.command(help=fold(serve.__doc__))(serve)
+app.command(help=fold(train.__doc__))(train)
+app.command(help=fold(evaluate.__doc__))(evaluate)
 app.command(help=fold(instructions.__doc__))(instructions)
 app.add_typer(remote_app, name="remote")
 app.add_typer(models_app, name="models")
