@@ -40,9 +40,7 @@ class _OneModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceFlags:
-    """What was given for the options about where checkpoints run, and what is added to them."""
-
+class _LoraFlags:
     lora: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,6 +51,20 @@ class DeviceFlags:
             show_default=False,
         ),
     ] = None
+
+    def loras(self) -> list[tuple[str, float]]:
+        """The adapters of ``--lora``, each with its strength.
+
+        Raises:
+            UsageError: a strength is no number.
+        """
+        return [strength_of(given) for given in self.lora or ()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceFlags:
+    """What was given for the options about where checkpoints run."""
+
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to run.", rich_help_panel=DEVICE)
     ] = "auto"
@@ -87,14 +99,6 @@ class DeviceFlags:
         bool, typer.Option("--offline", help="Never touch the network.", rich_help_panel=DEVICE)
     ] = False
 
-    def loras(self) -> list[tuple[str, float]]:
-        """The adapters of ``--lora``, each with its strength.
-
-        Raises:
-            UsageError: a strength is no number.
-        """
-        return [_strength_of(given) for given in self.lora or ()]
-
     def precision(self) -> str:
         """The number format that ``--dtype`` and ``--fast`` ask for together; may be ``auto``.
 
@@ -106,6 +110,11 @@ class DeviceFlags:
                 f"--fast is --dtype int8, and --dtype {self.dtype.value} is another. Give one of them."
             )
         return Dtype.INT8.value if self.fast else self.dtype.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFlags(PlaceFlags, _LoraFlags):
+    """What was given for the options about where checkpoints run, and what is added to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +158,7 @@ class AnswerFlags(QuestionFlags, DeviceFlags, _OneModel):
             ensure_adapter(name, offline=self.offline, progress=self.watched)
 
 
-def _strength_of(given: str) -> tuple[str, float]:
+def strength_of(given: str) -> tuple[str, float]:
     """``NAME:STRENGTH`` taken apart. A folder may have colons in its name, and on Windows a drive."""
     name, colon, strength = given.rpartition(":")
     if not colon or not name or Path(given).is_dir():

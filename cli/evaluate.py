@@ -1,0 +1,257 @@
+"""``promptgen evaluate``: checkpoints compared on images whose true answers are known."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .answer_flags import PlaceFlags
+from .contestants import Named, contestant, label_all, parse_model
+from .evaluate_flags import ContestantFlags, EvaluationDataFlags, EvaluationFlags, Run
+from .expand_flags import expand_flags
+from .reporting import UsageError, configure_logging, reported_errors, say
+from .tables import print_table
+
+if TYPE_CHECKING:
+    from ..training.data.examples import Example, Problem
+    from ..training.evaluation.curves import Curve
+    from ..training.evaluation.evaluation import Conditions, Contestant, Evaluation
+    from ..training.evaluation.held_out import TrainedRun
+    from ..training.evaluation.questions import Question
+
+_FAILED = 5  # that are told
+
+
+@expand_flags
+def evaluate(
+    *,
+    run: Run = None,
+    contestants: ContestantFlags,
+    data: EvaluationDataFlags,
+    place: PlaceFlags,
+    flags: EvaluationFlags,
+) -> None:
+    """Compare checkpoints on images whose true answers are known.
+
+    Each checkpoint answers the same questions; the answers are scored (loss, CIDEr-D, BLEU, ROUGE-L, METEOR,
+    precision and recall of tags, average precision of boxes) and shown side by side in a report, a page that
+    needs no other file. After an interruption the same command goes on where it was.
+
+    Exit status: 0 all done, 1 something failed, 2 wrong usage, 130 stopped with Ctrl-C.
+    """
+    configure_logging(flags.verbose)
+    with reported_errors(flags.verbose):
+        trained = _find_run(run, data)
+        models = label_all(*_models(trained, contestants))
+        folder = _output(trained, flags)
+        conditions = _conditions(trained, place, data, flags)
+        problems: list[Problem] = []
+        examples = _examples(trained, data, problems.append)
+        folder.prepare()
+        entered = [contestant(named, place, watched=flags.watched) for named in models]
+        questions = _questions(entered, examples, problems, conditions, data, quiet=flags.quiet)
+        _evaluate(entered, questions, conditions, folder, trained, data, flags)
+
+
+def _evaluate(
+    entered: Sequence[Contestant],
+    questions: Sequence[Question],
+    conditions: Conditions,
+    folder: Any,
+    trained: TrainedRun | None,
+    data: EvaluationDataFlags,
+    flags: EvaluationFlags,
+) -> None:
+    from ..training.evaluation.evaluation import evaluate as compare
+    from ..training.evaluation.report import ReportOptions
+
+    found = compare(entered, questions, conditions, folder.answers, _progress(flags))
+    curves = _curves(entered)
+    settings = _settings(entered, conditions, trained, data)
+    folder.write(found, curves, settings, ReportOptions(flags.sample, data.seed))
+    if not flags.quiet:
+        _print(found)
+        for name, reason in found.failed[:_FAILED]:
+            say(f"left out: {name}: {reason}")
+        if len(found.failed) > _FAILED:
+            say(f"… and {len(found.failed) - _FAILED} more, see {folder.metrics}")
+        say(f"Report: {folder.report}")
+
+
+def _find_run(given: Path | None, data: EvaluationDataFlags) -> TrainedRun | None:
+    if given is None:
+        if not data.data:
+            raise UsageError("Name a training run, or images with true answers by --data.")
+        return None
+    from ..training.evaluation.held_out import find_run
+
+    return find_run(given)
+
+
+def _models(trained: TrainedRun | None, flags: ContestantFlags) -> tuple[list[Named], list[str]]:
+    """Those that were named; else of a run the one before and the one after."""
+    labels = list(flags.label or ())
+    if flags.model:
+        return [parse_model(given) for given in flags.model], labels
+    if trained is None:
+        raise UsageError("Name a checkpoint by --model, or several to compare them.")
+    after = parse_model(str(trained.trained))
+    if after.loras:
+        after = Named(trained.base, after.loras)
+    models = [Named(trained.base), after]
+    return models, labels or ["original", "fine-tuned"]
+
+
+def _output(trained: TrainedRun | None, flags: EvaluationFlags) -> Any:
+    from ..training.evaluation.outputs import EvaluationFolder
+
+    usual = Path("evaluation") if trained is None else trained.folder / "evaluation"
+    folder = usual if flags.output is None else flags.output.expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {str(folder)!r} is a file. Name a folder.")
+    return EvaluationFolder(folder)
+
+
+def _conditions(
+    trained: TrainedRun | None, place: PlaceFlags, data: EvaluationDataFlags, flags: EvaluationFlags
+) -> Conditions:
+    from ..captioning.images import parse_background
+    from ..training.evaluation.evaluation import Conditions
+
+    config = None if trained is None else trained.config
+    background = data.background if config is None else config.batches.background
+    try:
+        parse_background(background)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return Conditions(
+        generation=flags.generation(),
+        prompts={} if config is None else dict(config.data.prompts),
+        background=background,
+        with_loss=flags.loss,
+        loss_batch_size=place.batch_size or Conditions.loss_batch_size,
+    )
+
+
+def _examples(
+    trained: TrainedRun | None, data: EvaluationDataFlags, on_problem: Callable[[Problem], None]
+) -> list[Example]:
+    """Images and true answers, as far as they were asked for."""
+    from ..captioning.instructions import find_instructions
+
+    examples = _all_examples(trained, data, on_problem)
+    if not data.only:
+        return examples
+    wanted = {instruction.name for instruction in find_instructions(",".join(data.only))}
+    found = [example for example in examples if example.instruction in wanted]
+    if not found:
+        present = ", ".join(dict.fromkeys(example.instruction for example in examples))
+        raise UsageError(f"--only {', '.join(data.only)}: the data have {present} alone.")
+    return found
+
+
+def _all_examples(
+    trained: TrainedRun | None, data: EvaluationDataFlags, on_problem: Callable[[Problem], None]
+) -> list[Example]:
+    from ..training.data.split import read_split
+    from ..training.evaluation.held_out import examples_of
+
+    if data.data:
+        images = None if data.split is None else read_split(data.split)
+        return examples_of(data.sources(), on_problem, images)
+    if data.split is not None:
+        raise UsageError("--split has no use without --data; a run has its own split.")
+    if trained is None:
+        raise UsageError("Name images with true answers by --data.")
+    return trained.examples(on_problem)
+
+
+def _questions(
+    entered: Sequence[Contestant],
+    examples: Sequence[Example],
+    problems: Sequence[Problem],
+    conditions: Conditions,
+    data: EvaluationDataFlags,
+    *,
+    quiet: bool,
+) -> list[Question]:
+    """What all checkpoints can be asked."""
+    from ..training.evaluation.held_out import check_for
+    from ..training.evaluation.questions import draw_questions, questions_of
+
+    report = check_for(entered, examples, conditions.prompts, problems)
+    if not quiet and report.problems:
+        say(report.table())
+    return draw_questions(questions_of(report.examples), data.images, data.seed)
+
+
+def _curves(entered: Sequence[Contestant]) -> dict[str, list[Curve]]:
+    """How the training of each went, where that is known; of one run once."""
+    from ..training.evaluation.curves import read_curves
+    from ..training.evaluation.held_out import curves_of
+
+    found: dict[Path, str] = {}
+    for one in entered:
+        for folder in (one.folder, *(path for path, _ in one.adapters)):
+            path = curves_of(folder)
+            if path is not None:
+                found.setdefault(path, one.label)
+    return {label: read_curves(path) for path, label in found.items()}
+
+
+def _settings(
+    entered: Sequence[Contestant],
+    conditions: Conditions,
+    trained: TrainedRun | None,
+    data: EvaluationDataFlags,
+) -> dict[str, str]:
+    """For people, by what it is called."""
+    from .._version import __version__
+
+    settings = {f"checkpoint {one.label}": one.name for one in entered}
+    if data.data:
+        settings["data"] = ", ".join(map(str, data.data))
+    elif trained is not None:
+        settings["data"] = f"held out by {trained.folder}"
+    if data.split is not None:
+        settings["split"] = str(data.split)
+    if data.images is not None:
+        settings["images at most"] = f"{data.images}, seed {data.seed}"
+    settings |= {name: str(value) for name, value in conditions.generation.given().items()}
+    settings |= {f"prompt of {name}": prompt for name, prompt in conditions.prompts.items()}
+    captioner = entered[0].captioner
+    settings["device"] = f"{captioner.device}, {captioner.dtype}"
+    settings["version"] = __version__
+    return settings
+
+
+def _print(evaluation: Evaluation) -> None:
+    """The tables, to standard output."""
+    from ..training.evaluation.tables import tables
+
+    for number, table in enumerate(tables(evaluation)):
+        typer.echo(f"{chr(10) if number else ''}{table.title} ({table.about})")
+        print_table(["checkpoint", *table.columns], [[row.label, *row.cells] for row in table.rows])
+
+
+def _progress(flags: EvaluationFlags) -> Any:
+    """A bar for each part of the work; without a terminal a line."""
+
+    @contextmanager
+    def show(name: str, total: int) -> Iterator[Callable[[int], None]]:
+        if not flags.watched or not total:
+            if total and not flags.quiet:
+                say(f"{name}, {total}")
+            yield lambda done: None
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=name, file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
+            yield lambda done: bar.update(done) and None
+
+    return show

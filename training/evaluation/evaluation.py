@@ -1,0 +1,243 @@
+"""Several checkpoints asked the same about the same images, and what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..._version import __version__
+from ...captioning.instructions import Instruction
+from ...captioning.results import Result
+from ...florence2 import GenerationOptions
+from ..errors import DataError
+from .losses import TokenLoss, example_losses, load_for_loss, mean_loss
+from .metrics import LOSS, Case, Scores, measure
+from .predictions import Prediction, predict, prompts_for, truths_of
+from .questions import Question, QuestionKey
+from .store import PredictionStore
+
+if TYPE_CHECKING:
+    from ...captioning import Captioner
+
+__all__ = ["Conditions", "Contestant", "Evaluation", "ModelAnswers", "Progress", "evaluate"]
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows how far a part of the work is: takes its name and size, gives who is told how much more is done."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A checkpoint that takes part."""
+
+    label: str  # short, for tables; no two are equal
+    captioner: Captioner
+    folder: Path  # of the checkpoint, which is there
+    adapters: tuple[tuple[Path, float], ...] = ()  # LoRA, each with its strength
+
+    @property
+    def name(self) -> str:
+        """As the user gave it."""
+        return " + ".join([self.captioner.model, *(path for path, _ in self.captioner.loras)])
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What holds for all contestants."""
+
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    prompts: Mapping[str, str] = field(default_factory=dict)  # literal ones, by instruction
+    background: str = "white"  # behind transparent pixels
+    with_loss: bool = True
+    loss_batch_size: int = 8
+    workers: int = 0  # processes that read images for the loss
+
+
+@dataclass(frozen=True)
+class ModelAnswers:
+    """What one contestant answered, and how surprised it was by the true answers."""
+
+    contestant: Contestant
+    answers: dict[QuestionKey, Result]
+    losses: dict[QuestionKey, list[TokenLoss]]  # of each true answer; empty if they were not asked for
+    scores: dict[str, Scores]  # by instruction
+
+    @property
+    def loss(self) -> float | None:
+        """Nats per token over all."""
+        return mean_loss([one for losses in self.losses.values() for one in losses])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that a report tells."""
+
+    questions: tuple[Question, ...]  # that all contestants answered
+    truths: dict[QuestionKey, tuple[Result, ...]]
+    models: tuple[ModelAnswers, ...]
+    failed: tuple[tuple[str, str], ...]  # questions that nobody could answer, and why
+    conditions: Conditions
+
+    @property
+    def instructions(self) -> list[Instruction]:
+        """In the order in which the questions have them."""
+        return list(dict.fromkeys(question.instruction for question in self.questions))
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return len({question.image.name for question in self.questions})
+
+
+def evaluate(
+    contestants: Sequence[Contestant],
+    questions: Sequence[Question],
+    conditions: Conditions,
+    folder: Path,
+    progress: Progress,
+) -> Evaluation:
+    """Ask all contestants all questions, one after another.
+
+    Answers are kept in ``folder`` as they come; a second call takes those that are there.
+
+    Args:
+        folder: for a file of answers of each contestant; it must be there.
+
+    Raises:
+        DataError: no image can be read.
+        TrainingError: a file is in the way, or an answer is too long for a checkpoint.
+        CheckpointError, AdapterError, ValueError: a contestant cannot be loaded or asked.
+        OSError: a file cannot be written.
+    """
+    found: list[dict[QuestionKey, Prediction]] = []
+    for contestant in contestants:
+        found.append(_answers(contestant, questions, conditions, folder, progress))
+        _make_room()
+    failed = {
+        question.key: one[question.key].error
+        for question in questions
+        for one in found
+        if one[question.key].result is None
+    }
+    left = tuple(question for question in questions if question.key not in failed)
+    if not left:
+        first = next(iter(failed.values()), "there is none")
+        raise DataError(f"No image could be evaluated. The first: {first}")
+    truths = {question.key: truths_of(question, found[0][question.key].size) for question in left}
+    models = []
+    for contestant, predictions in zip(contestants, found, strict=True):
+        answers = {question.key: _result(predictions[question.key]) for question in left}
+        losses = _losses(contestant, left, conditions, progress) if conditions.with_loss else {}
+        models.append(ModelAnswers(contestant, answers, losses, _scores(left, truths, answers, losses)))
+    told = tuple((f"{image} [{instruction}]", reason) for (image, instruction, _), reason in failed.items())
+    return Evaluation(left, truths, tuple(models), told, conditions)
+
+
+def _answers(
+    contestant: Contestant,
+    questions: Sequence[Question],
+    conditions: Conditions,
+    folder: Path,
+    progress: Progress,
+) -> dict[QuestionKey, Prediction]:
+    prompts = prompts_for(contestant.captioner.model, conditions.prompts)
+    facts = _facts(contestant, conditions, prompts)
+    with PredictionStore(folder / f"{_file_name(contestant.label)}.jsonl", facts) as store:
+        found = store.known(questions)
+        left = {question.key: question for question in questions if question.key not in found}
+        with progress(f"{contestant.label}: answers", len(left)) as advance:
+            for prediction in predict(
+                contestant.captioner,
+                list(left.values()),
+                conditions.generation,
+                prompts=prompts,
+                background=conditions.background,
+            ):
+                store.add(left[prediction.key], prediction)
+                store.flush()
+                found[prediction.key] = prediction
+                advance(1)
+    return found
+
+
+def _losses(
+    contestant: Contestant, questions: Sequence[Question], conditions: Conditions, progress: Progress
+) -> dict[QuestionKey, list[TokenLoss]]:
+    examples = [(question.key, example) for question in questions for example in question.examples]
+    model = load_for_loss(contestant.folder, contestant.adapters, device=contestant.captioner.device)
+    with progress(f"{contestant.label}: loss", len(examples)) as advance:
+        losses = example_losses(
+            model,
+            [example for _, example in examples],
+            prompts=prompts_for(contestant.captioner.model, conditions.prompts),
+            background=conditions.background,
+            batch_size=conditions.loss_batch_size,
+            workers=conditions.workers,
+            on_progress=advance,
+        )
+    found: dict[QuestionKey, list[TokenLoss]] = {}
+    for (key, _), loss in zip(examples, losses, strict=True):
+        found.setdefault(key, []).append(loss)
+    return found
+
+
+def _scores(
+    questions: Sequence[Question],
+    truths: Mapping[QuestionKey, tuple[Result, ...]],
+    answers: Mapping[QuestionKey, Result],
+    losses: Mapping[QuestionKey, list[TokenLoss]],
+) -> dict[str, Scores]:
+    """What the answers are worth, by instruction."""
+    by_instruction: dict[Instruction, list[Question]] = {}
+    for question in questions:
+        by_instruction.setdefault(question.instruction, []).append(question)
+    scores: dict[str, Scores] = {}
+    for instruction, asked in by_instruction.items():
+        cases = [
+            Case(question.image.name, instruction, truths[question.key], answers[question.key])
+            for question in asked
+        ]
+        of_truths = [one for question in asked for one in losses.get(question.key, ())]
+        loss: Scores = {LOSS: mean_loss(of_truths)} if of_truths else {}
+        scores[instruction.name] = loss | measure(cases)
+    return scores
+
+
+def _facts(contestant: Contestant, conditions: Conditions, prompts: Mapping[str, str]) -> dict[str, Any]:
+    """All that answers depend on besides the question and the image."""
+    from ...models_cache import adapter_digest, checkpoint_digest
+
+    captioner = contestant.captioner
+    return {
+        "version": __version__,
+        "model": contestant.name,
+        "checkpoint": checkpoint_digest(contestant.folder),
+        "adapters": [[adapter_digest(path), strength] for path, strength in contestant.adapters],
+        "device": captioner.device.partition(":")[0],
+        "dtype": captioner.dtype,
+        "generation": dataclasses.asdict(conditions.generation),
+        "prompts": dict(prompts),
+        "background": conditions.background,
+    }
+
+
+def _file_name(label: str) -> str:
+    """The label as a name that every file system takes."""
+    return re.sub(r"[^\w.+-]+", "-", label).strip(".-")[:100] or "model"
+
+
+def _make_room() -> None:
+    """Let models go that nobody uses: the next one may need the memory."""
+    from ...models_cache import shared_manager
+
+    shared_manager().unload()
+
+
+def _result(prediction: Prediction) -> Result:
+    if prediction.result is None:
+        raise ValueError(f"no answer: {prediction.error}")
+    return prediction.result

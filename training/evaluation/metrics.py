@@ -1,0 +1,195 @@
+"""Which metrics tell how good answers of a kind are, and what their names mean. All but lengths and losses
+are percentages, as papers print them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ...captioning.instructions import AnswerKind, Instruction
+from ...captioning.results import AnalysisResult, Mixed, Regions, Result, Tags
+from ...captioning.tags import TagOptions, edit_tags
+from . import texts
+from .boxes import average_precision
+from .cider import cider_d
+from .overlap import Sets, mean_f1, pooled
+from .words import words_of
+
+__all__ = ["LOSS", "METRICS", "Case", "Metric", "Scores", "length_of", "measure", "tag_sets"]
+
+Scores = dict[str, float | None]
+"""By the names of metrics; None where one has nothing to measure."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number means."""
+
+    name: str
+    about: str  # one sentence
+    higher_is_better: bool | None = True  # None: neither is
+    digits: int = 1  # behind the point, for people
+
+
+@dataclass(frozen=True)
+class Case:
+    """What was asked of a picture, what is true, and what was answered."""
+
+    image: str
+    instruction: Instruction
+    truths: tuple[Result, ...]  # one or several
+    answer: Result
+
+
+LOSS = "loss"
+
+_TABLE = (
+    Metric(LOSS, "Cross-entropy of the true answer in nats per token, all tokens weighted alike.", False, 4),
+    Metric("CIDEr-D", "N-grams shared with the true answers, weighted by how rare they are; at most 1000, "
+           "and only to be compared on the same pictures."),
+    Metric("BLEU", "sacreBLEU (4-grams, 13a tokens, mixed case) of all answers together."),
+    Metric("ROUGE-L", "F1 of the longest common subsequence of words, on average."),
+    Metric("METEOR", "Words shared by form, stem or WordNet's synonyms, and their order, on average (NLTK)."),
+    Metric("METEOR (no synonyms)", "Words shared by form or stem, and their order, on average (NLTK). "
+           "Synonyms count once `python -m nltk.downloader wordnet` has been run."),
+    Metric("precision", "Of all that was answered, how much is true."),
+    Metric("recall", "Of all that is true, how much was answered."),
+    Metric("F1", "Harmonic mean of precision and recall over all pictures together."),
+    Metric("F1 per image", "F1 of each picture, on average."),
+    Metric("AP", "Average precision of boxes, COCO's: mean over intersections over union from 0.50 to 0.95."),
+    Metric("AP50", "Average precision of boxes from an intersection over union of 0.5."),
+    Metric("AP75", "Average precision of boxes from an intersection over union of 0.75."),
+    Metric("AR", "Average recall of boxes, at most 100 to a picture, over the overlaps of AP."),
+    Metric("CER", "Character error rate: characters to change, by those of the true answers.", False),
+    Metric("exact", "Answers that are the true one letter by letter."),
+    Metric("length", "Words of an answer, or tags of a list of tags, on average.", None),
+    Metric("cut off", "Answers that ended because no more tokens were allowed.", False),
+)  # fmt: skip
+
+METRICS = {metric.name: metric for metric in _TABLE}
+"""All metrics by name, in the order in which people should see them."""
+
+_LABELLED = frozenset(["OD", "CAPTION_TO_PHRASE_GROUNDING", "OPEN_VOCABULARY_DETECTION"])
+"""Whose labels are given or of a fixed list, so that a box is only right with the right one."""
+
+_PLAIN_TAGS = TagOptions(underscores="spaces", escape_parentheses=False, deduplicate=True)
+
+
+def measure(cases: Sequence[Case]) -> Scores:
+    """What the answers to one instruction are worth.
+
+    Args:
+        cases: at least one; all of the same instruction.
+    """
+    scores: Scores = {}
+    for part in (*_MEASURES[cases[0].instruction.answer], _all_kinds):
+        scores |= part(cases)
+    return {name: scores[name] for name in METRICS if name in scores}
+
+
+def tag_sets(cases: Sequence[Case]) -> Sets:
+    """Of each case the true tags and those answered, compared as tags are: without regard to case, to
+    underscores and to escaped parentheses. Of several true lists that which agrees best."""
+    return [_best([_tags(truth) for truth in case.truths], _tags(case.answer)) for case in cases]
+
+
+def length_of(result: Result) -> int:
+    """How long an answer is: tags of a list of tags, else words."""
+    return len(result.tags) if isinstance(result, Tags) else len(words_of(result.text))
+
+
+def _prose(cases: Sequence[Case]) -> Scores:
+    answers = [case.answer.text for case in cases]
+    truths = [[truth.text for truth in case.truths] for case in cases]
+    words = [words_of(answer) for answer in answers]
+    true_words = [[words_of(truth) for truth in of_case] for of_case in truths]
+    cider = 100 * _mean(cider_d(words, true_words)) if len(cases) > 1 else None
+    meteor = "METEOR" if texts.has_wordnet() else "METEOR (no synonyms)"
+    return {
+        "CIDEr-D": cider,
+        "BLEU": texts.bleu(answers, truths),
+        "ROUGE-L": 100 * texts.rouge_l(answers, truths),
+        meteor: 100 * texts.meteor(answers, truths),
+    }
+
+
+def _sets(sets: Sets) -> Scores:
+    together = pooled(sets)
+    return {
+        "precision": 100 * together.precision,
+        "recall": 100 * together.recall,
+        "F1": 100 * together.f1,
+        "F1 per image": 100 * mean_f1(sets),
+    }
+
+
+def _tag_scores(cases: Sequence[Case]) -> Scores:
+    return _sets(tag_sets(cases))
+
+
+def _field_scores(cases: Sequence[Case]) -> Scores:
+    return _sets([_best([_fields(truth) for truth in case.truths], _fields(case.answer)) for case in cases])
+
+
+def _box_scores(cases: Sequence[Case]) -> Scores:
+    pictures = [
+        (case.truths[0].regions, case.answer.regions)
+        for case in cases
+        if isinstance(case.truths[0], Regions) and isinstance(case.answer, Regions)
+    ]
+    found = average_precision(pictures, labelled=cases[0].instruction.name in _LABELLED)
+    values = {"AP": found.ap, "AP50": found.ap50, "AP75": found.ap75, "AR": found.recall}
+    return {name: None if value is None else 100 * value for name, value in values.items()}
+
+
+def _characters(cases: Sequence[Case]) -> Scores:
+    answers = [case.answer.text for case in cases]
+    truths = [[truth.text for truth in case.truths] for case in cases]
+    return {"CER": 100 * texts.character_error_rate(answers, truths)}
+
+
+def _all_kinds(cases: Sequence[Case]) -> Scores:
+    exact = [any(case.answer.raw.strip() == truth.raw.strip() for truth in case.truths) for case in cases]
+    return {
+        "exact": 100 * _mean(exact),
+        "length": _mean([length_of(case.answer) for case in cases]),
+        "cut off": 100 * _mean([case.answer.truncated for case in cases]),
+    }
+
+
+_MEASURES: dict[AnswerKind, tuple[Callable[[Sequence[Case]], Scores], ...]] = {
+    AnswerKind.CAPTION: (_prose,),
+    AnswerKind.TEXT: (_prose,),
+    AnswerKind.TAGS: (_tag_scores,),
+    AnswerKind.MIXED: (_prose, _tag_scores),
+    AnswerKind.ANALYSIS: (_field_scores,),
+    AnswerKind.OCR: (_characters,),
+    AnswerKind.OCR_REGIONS: (_box_scores, _characters),
+    AnswerKind.BOXES: (_box_scores,),
+    AnswerKind.PROPOSALS: (_box_scores,),
+    AnswerKind.PHRASES: (_box_scores,),
+    AnswerKind.POLYGONS: (_box_scores,),
+    AnswerKind.OPEN_VOCABULARY: (_box_scores,),
+}
+
+
+def _tags(result: Result) -> frozenset[str]:
+    tags = result.tags if isinstance(result, (Tags, Mixed)) else ()
+    return frozenset(tag.casefold() for tag in edit_tags(tags, _PLAIN_TAGS))
+
+
+def _fields(result: Result) -> frozenset[tuple[int, str, str]]:
+    subjects = result.analysis.subjects if isinstance(result, AnalysisResult) else ()
+    return frozenset(
+        (number, name, " ".join(value.casefold().split()))
+        for number, fields in enumerate(subjects)
+        for name, value in fields.items()
+    )
+
+
+def _best(truths: Sequence[frozenset], answer: frozenset) -> tuple[frozenset, frozenset]:  # type: ignore[type-arg]
+    return max(((truth, answer) for truth in truths), key=lambda pair: pooled([pair]).f1)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,140 @@
+"""An evaluation as tables and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...captioning.instructions import Instruction
+from .evaluation import Evaluation
+from .metrics import LOSS, METRICS, Scores, length_of
+
+__all__ = ["Row", "Table", "markdown", "metrics_json", "tables"]
+
+_KIND = "promptgen evaluate"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The numbers of one contestant."""
+
+    label: str
+    cells: tuple[str, ...]  # for people
+    best: tuple[bool, ...]  # whether no other contestant is better, and one is worse
+
+
+@dataclass(frozen=True)
+class Table:
+    """How the answers to one instruction, or to all, compare."""
+
+    title: str
+    about: str  # how much it is of
+    columns: tuple[str, ...]  # names of metrics
+    rows: tuple[Row, ...]
+
+
+def tables(evaluation: Evaluation) -> list[Table]:
+    """One for each instruction; where there are several, and losses, first that of all together."""
+    made = []
+    instructions = evaluation.instructions
+    losses: list[Scores] = [{LOSS: model.loss} for model in evaluation.models]
+    if len(instructions) > 1 and any(model.losses for model in evaluation.models):
+        about = f"{evaluation.images:,} images, {len(evaluation.questions):,} questions"
+        made.append(_table(evaluation, "all", about, losses))
+    for instruction in instructions:
+        scores = [model.scores[instruction.name] for model in evaluation.models]
+        made.append(_table(evaluation, instruction.name, _about(evaluation, instruction), scores))
+    return made
+
+
+def _about(evaluation: Evaluation, instruction: Instruction) -> str:
+    truths = _truths(evaluation, instruction)
+    length = sum(map(length_of, truths)) / len(truths)
+    asked = sum(question.instruction == instruction for question in evaluation.questions)
+    return f"{asked:,} answers; the true ones have a length of {length:.1f} on average"
+
+
+def _truths(evaluation: Evaluation, instruction: Instruction) -> list[Any]:
+    return [
+        truth
+        for question in evaluation.questions
+        if question.instruction == instruction
+        for truth in evaluation.truths[question.key]
+    ]
+
+
+def _table(evaluation: Evaluation, title: str, about: str, scores: Sequence[Scores]) -> Table:
+    columns = tuple(name for name in METRICS if any(name in one for one in scores))
+    labels = [model.contestant.label for model in evaluation.models]
+    best = {name: _best(name, [one.get(name) for one in scores]) for name in columns}
+    rows = tuple(
+        Row(
+            label,
+            tuple(_cell(name, one.get(name)) for name in columns),
+            tuple(one.get(name) is not None and one.get(name) == best[name] for name in columns),
+        )
+        for label, one in zip(labels, scores, strict=True)
+    )
+    return Table(title, about, columns, rows)
+
+
+def _best(name: str, values: Sequence[float | None]) -> float | None:
+    """The best of them; None where all are equal, or none is better than another by its nature."""
+    known = [value for value in values if value is not None]
+    higher = METRICS[name].higher_is_better
+    if higher is None or len(set(known)) < 2:
+        return None
+    return max(known) if higher else min(known)
+
+
+def _cell(name: str, value: float | None) -> str:
+    return "–" if value is None else f"{value:.{METRICS[name].digits}f}"
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """The tables for a model card, the best of each column in bold."""
+    parts = []
+    for table in tables(evaluation):
+        parts.append(f"### {table.title}\n\n{table.about[0].upper()}{table.about[1:]}.\n")
+        lines = [["checkpoint", *table.columns], ["---", *("---:" for _ in table.columns)]]
+        for row in table.rows:
+            cells = zip(row.cells, row.best, strict=True)
+            lines.append([_escaped(row.label), *(f"**{cell}**" if best else cell for cell, best in cells)])
+        parts.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    names = dict.fromkeys(name for table in tables(evaluation) for name in table.columns)
+    parts.append("".join(f"- **{name}**: {METRICS[name].about}\n" for name in names))
+    return "\n".join(parts)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
+    """All numbers, as a program wants them."""
+    models = []
+    for model in evaluation.models:
+        tokens = sum(one.tokens for losses in model.losses.values() for one in losses)
+        models.append(
+            {
+                "label": model.contestant.label,
+                "model": model.contestant.captioner.model,
+                "loras": [list(lora) for lora in model.contestant.captioner.loras],
+                "loss": model.loss,
+                "tokens": tokens or None,
+                "instructions": model.scores,
+            }
+        )
+    names = {name for model in evaluation.models for scores in model.scores.values() for name in scores}
+    return {
+        "kind": _KIND,
+        "images": evaluation.images,
+        "questions": {
+            instruction.name: sum(one.instruction == instruction for one in evaluation.questions)
+            for instruction in evaluation.instructions
+        },
+        "failed": [{"question": name, "reason": reason} for name, reason in evaluation.failed],
+        "models": models,
+        "metrics": {name: METRICS[name].about for name in METRICS if name in names},
+    }
