@@ -227,9 +227,11 @@ def _has_parameters(module: nn.Module) -> bool:
 
 
 def _can_be_adapted(module: nn.Module) -> bool:
+    """Not convolutions in groups, which nothing can merge, nor embeddings, of which some are never called but
+    read, past any adapter; those can be saved as a whole."""
     if isinstance(module, nn.Conv2d):
-        return module.groups == 1  # else nothing can merge it
-    return isinstance(module, (nn.Linear, nn.Embedding))
+        return module.groups == 1
+    return isinstance(module, nn.Linear)
 
 
 def _is_trained(module: nn.Module) -> bool:
