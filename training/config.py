@@ -6,6 +6,7 @@ published trainer, Florence-2ner, knows have its names and mean the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -106,7 +107,7 @@ class OptimizerOptions:
         if not self.optimizer.strip():
             raise ConfigError("optimizer: name one, such as AdamW or CAME")
         _at_least(self, 0, "min_learning_rate", "warmup_steps", "weight_decay", "clip_grad_norm")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate: {self.learning_rate} must be above 0")
         if self.min_learning_rate > self.learning_rate:
             raise ConfigError(

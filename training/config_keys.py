@@ -41,6 +41,10 @@ _NO_EFFECT = {
 
 _PARTS = ("vision", "language", "other")
 
+_FREEZE = tuple(f"freeze_{part}" for part in _PARTS)
+_PUBLISHED = ("use_bf16", "dataset_path", "task_prompt", "eval_split_ratio", *_FREEZE)
+"""Keys of the published trainer that become others."""
+
 # What other trainers (transformers, sd-scripts, ai-toolkit) and hasty people write for a key.
 _OTHERS_NAMES = {
     "batch_size": "train_batch_size",
@@ -99,7 +103,7 @@ def translate(raw: Mapping[str, Any], on_note: OnNote) -> tuple[dict[str, Any], 
         if key in _NO_EFFECT and raw[key] not in (None, False):
             on_note(f"{key} has no effect: {_NO_EFFECT[key]}.")
     wrong: list[str] = []
-    for take in (_precision, _frozen_parts, _checkpointing, _offloading, _dataset, _eval_split, _scheduler):
+    for take in (_precision, _frozen_parts, _checkpointing, _offloading, _dataset, _eval_split):
         try:
             take(keys)
         except ConfigError as error:
@@ -111,7 +115,7 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
     """A hint which key was meant: ``; did you mean epochs?``, or nothing."""
     if key in _OTHERS_NAMES:
         return f"; here it is {_OTHERS_NAMES[key]}"
-    near = difflib.get_close_matches(key, list(known), n=1)
+    near = difflib.get_close_matches(key, [*known, *_PUBLISHED], n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -153,6 +157,7 @@ def _offloading(keys: dict[str, Any]) -> None:
         keys.setdefault("activation_offloading", keys.pop("cpu_offload_activations"))
     value = keys.get("activation_offloading")
     if value in ("disk", "hybrid"):
+        del keys["activation_offloading"]
         raise ConfigError(
             f"activation_offloading: {value} is refused: steps that wait for a disk take minutes. Use cpu, "
             "gradient_checkpointing, or a smaller train_batch_size with more gradient_accumulation_steps"
@@ -180,11 +185,6 @@ def _eval_split(keys: dict[str, Any]) -> None:
     if keys.get("eval_split") is not None:
         raise ConfigError("eval_split_ratio, eval_split: give one of them")
     keys["eval_split"] = ratio
-
-
-def _scheduler(keys: dict[str, Any]) -> None:
-    if isinstance(keys.get("lr_scheduler"), str):
-        keys["lr_scheduler"] = keys["lr_scheduler"].lower()
 
 
 def _require_bool(key: str, value: Any) -> None:

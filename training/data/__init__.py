@@ -5,7 +5,7 @@ from __future__ import annotations
 from .checks import TokenLimits, check_examples
 from .examples import Dataset, Example, Problem
 from .image_checks import ImageChecks, check_images
-from .layouts import load_examples
+from .layouts import check_sources, load_examples
 from .options import DataOptions, DataSource, Layout
 from .pictures import ImageRef
 from .prepare import PreparedData, prepare_data
@@ -27,6 +27,7 @@ __all__ = [
     "TokenLimits",
     "check_examples",
     "check_images",
+    "check_sources",
     "load_examples",
     "prepare_data",
     "read_split",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from ..errors import DataError
 from .arrow_tables import is_saved_dataset, splits_of
 from .examples import Example, OnProblem
 from .files import folders_of
 from .folders import is_task_folder, sidecar_examples, task_examples
-from .options import DataSource, Layout
+from .options import DataOptions, DataSource, Layout
 from .tables import (
     TABLES,
     dataset_examples,
@@ -19,7 +20,7 @@ from .tables import (
     table_examples,
 )
 
-__all__ = ["layout_of", "load_examples"]
+__all__ = ["check_sources", "layout_of", "load_examples"]
 
 _READERS: dict[Layout, Callable[[DataSource, OnProblem], Iterator[Example]]] = {
     Layout.TASKS: task_examples,
@@ -28,6 +29,23 @@ _READERS: dict[Layout, Callable[[DataSource, OnProblem], Iterator[Example]]] = {
     Layout.IMAGEFOLDER: imagefolder_examples,
     Layout.DATASETS: dataset_examples,
 }
+
+
+def check_sources(options: DataOptions) -> None:
+    """See that everything that options name is there, before anything long begins.
+
+    Raises:
+        DataError: something is not; all of it is named.
+    """
+    places = [
+        place
+        for source in (*options.sources, *options.eval_sources)
+        for place in (source.path, source.captions_dir, source.images_dir)
+    ]
+    missing = [place for place in (*places, options.split_file) if place is not None and not place.exists()]
+    if missing:
+        told = "".join(f"\n  {place}" for place in dict.fromkeys(missing))
+        raise DataError(f"there is no such file or folder (paths begin at {Path.cwd()}):{told}")
 
 
 def load_examples(sources: Sequence[DataSource], on_problem: OnProblem) -> tuple[Example, ...]:
@@ -59,7 +77,7 @@ def layout_of(source: DataSource) -> Layout:
     """
     path = source.path
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; the full path is {path.absolute()}")
+        raise DataError(f"{path}: there is no such file or folder (paths begin at {Path.cwd()})")
     if source.layout is not Layout.AUTO:
         return source.layout
     if not path.is_dir():
