@@ -55,17 +55,26 @@ def converted_state(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]
     Raises:
         CheckpointError: the head has a bias, for which transformers' class has no place.
     """
-    if bool(state[LOGITS_BIAS].any()):
-        raise CheckpointError(
-            f"{LOGITS_BIAS} is not zero. transformers' own class has no such tensor and would answer "
-            "otherwise; keep this checkpoint in the original format."
-        )
+    check_logits_bias(state[LOGITS_BIAS])
     converted = {converted_name(name): tensor for name, tensor in state.items() if name != LOGITS_BIAS}
     projection, shared = converted_name("image_projection"), converted_name(TIED[0])
     converted[projection] = converted[projection].T
     matrix = converted[shared]
     converted[shared] = torch.cat([matrix, matrix.new_zeros(rows - len(matrix), matrix.shape[1])])
     return converted
+
+
+def check_logits_bias(bias: Tensor) -> None:
+    """See that the head adds nothing to logits.
+
+    Raises:
+        CheckpointError: it does, for which transformers' class has no place.
+    """
+    if bool(bias.any()):
+        raise CheckpointError(
+            f"{LOGITS_BIAS} is not zero. transformers' own class has no such tensor and would answer "
+            "otherwise; keep this checkpoint in the original format."
+        )
 
 
 def converted_config(config: Florence2Config, image_token_id: int) -> dict[str, Any]:

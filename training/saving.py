@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..florence2.conversion import converted_config, converted_state
+from ..florence2.conversion import check_logits_bias, converted_config, converted_state
 from ..florence2.devices import DTYPES
 from ..florence2.loading import in_original_names
 from ..florence2.weights import SAFETENSORS, open_weights
@@ -43,6 +44,8 @@ def check_saving(model: TrainableModel, options: SaveOptions) -> None:
         adapters.check_merging()
     if options.save_format != "original" and (lora is None or lora.merge):
         converted_config(model.config, model.config.text.vocab_size)
+        bias: Any = model.network.language_model.final_logits_bias
+        check_logits_bias(bias)
 
 
 def save_model(
