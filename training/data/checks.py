@@ -78,7 +78,8 @@ def _readable(examples: Sequence[Example], checks: ImageChecks, on_problem: OnPr
         if reason is None:
             yield example
         else:
-            on_problem(Problem("unreadable image", example.name, reason))
+            where = example.image.place if example.image.column is None else example.name
+            on_problem(Problem("unreadable image", where, reason))
 
 
 class _Texts:

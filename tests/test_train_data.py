@@ -1,0 +1,188 @@
+"""Training data in folders: as the published trainer has it, and as ``promptgen folder`` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from promptgen.training.data import DataSource, Layout
+from promptgen.training.data.layouts import layout_of
+from promptgen.training.errors import DataError
+
+from .command_line import Promptgen
+from .training_data import drawn_as, kinds, load, save_drawn, told, write_text
+
+# Folders called as instructions
+
+
+@pytest.mark.parametrize("names", [("<CAPTION>", "<GENERATE_TAGS>"), ("caption", "Generate_Tags")])
+def test_the_published_layout(tmp_path: Path, names: tuple[str, str]) -> None:
+    caption, tags = names
+    for number, name in enumerate(["a.jpg", "b b.webp", "c.JPEG", "d.PNG"]):
+        save_drawn(tmp_path / name, number)
+        write_text(
+            tmp_path / caption / f"{Path(name).stem}.txt", f"\ufeff  a  drawing,\r\nnumber {number} \n"
+        )
+    write_text(tmp_path / tags / "d.txt", "square,  white background")
+
+    examples, problems = load(tmp_path)
+
+    assert told(examples) == [
+        ("a.jpg", "CAPTION", "a drawing,\nnumber 0"),
+        ("b b.webp", "CAPTION", "a drawing,\nnumber 1"),
+        ("c.JPEG", "CAPTION", "a drawing,\nnumber 2"),
+        ("d.PNG", "CAPTION", "a drawing,\nnumber 3"),
+        ("d.PNG", "GENERATE_TAGS", "square, white background"),
+    ]
+    assert problems == []
+    assert drawn_as(next(example for example in examples if example.image.name == "d.PNG"), 3)
+
+
+def test_what_the_published_layout_may_lack(tmp_path: Path) -> None:
+    for number, name in enumerate(["a.png", "b.png", "c.png", "sub/d.png"]):
+        save_drawn(tmp_path / name, number)
+    write_text(tmp_path / "CAPTION" / "a.txt", "good")
+    write_text(tmp_path / "CAPTION" / "b.txt", " \n")
+    write_text(tmp_path / "CAPTION" / "gone.txt", "no image of that name")
+    (tmp_path / "CAPTION" / "c.txt").write_bytes("Ärger".encode("latin-1"))
+    write_text(tmp_path / "old" / "a.txt", "of a folder that is called as nothing")
+    write_text(tmp_path / "sub" / "OCR" / "d.txt", "deeper")
+    write_text(tmp_path / ".hidden" / "a.txt", "nobody's")
+
+    examples, problems = load(tmp_path)
+
+    assert told(examples) == [("a.png", "CAPTION", "good"), ("sub/d.png", "OCR", "deeper")]
+    assert kinds(problems) == [
+        ("empty caption", "b.txt"),
+        ("no image", "gone.txt"),
+        ("unknown instruction", "a.txt"),
+        ("unreadable caption", "c.txt"),
+    ]
+
+
+def test_of_images_of_one_name_the_published_trainer_takes_the_jpeg(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "a.png", 1)
+    save_drawn(tmp_path / "a.jpg", 2)
+    write_text(tmp_path / "CAPTION" / "a.txt", "which")
+    examples, problems = load(tmp_path)
+    assert told(examples) == [("a.jpg", "CAPTION", "which")]
+    assert [(problem.kind, problem.counts) for problem in problems] == [("image without caption", False)]
+
+
+def test_a_bracketed_folder_must_be_an_instruction(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "a.png", 1)
+    write_text(tmp_path / "<CAPTOIN>" / "a.txt", "x")
+    with pytest.raises(DataError, match=r"<CAPTOIN>: unknown instruction .* Did you mean CAPTION\?"):
+        load(tmp_path, layout=Layout.TASKS)
+
+
+def test_caption_files_have_no_place_for_a_text_input(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "a.png", 1)
+    write_text(tmp_path / "REGION_TO_OCR" / "a.txt", "STOP")
+    with pytest.raises(DataError, match="Use a table"):
+        load(tmp_path)
+
+
+# Sidecars
+
+
+def test_sidecars_of_several_instructions(tmp_path: Path) -> None:
+    for number, name in enumerate(["a.png", "deep/b.b.jpg"]):
+        picture = save_drawn(tmp_path / name, number)
+        write_text(picture.with_suffix(".txt"), f"caption {number}")
+        write_text(picture.with_suffix(".tags"), f"tag, {number}")
+    extensions = {".txt": "MORE_DETAILED_CAPTION", "tags": "tags"}
+    examples, problems = load(tmp_path, extensions=extensions, repeats=2)
+    assert told(examples) == [
+        ("a.png", "GENERATE_TAGS", "tag, 0"), ("a.png", "MORE_DETAILED_CAPTION", "caption 0"),
+        ("deep/b.b.jpg", "GENERATE_TAGS", "tag, 1"), ("deep/b.b.jpg", "MORE_DETAILED_CAPTION", "caption 1"),
+    ]  # fmt: skip
+    assert problems == []
+    assert {example.repeats for example in examples} == {2}
+
+
+def test_sidecars_in_a_tree_of_their_own_and_by_the_whole_name(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "images/x/a.png", 1)
+    save_drawn(tmp_path / "images/x/a.jpg", 2)
+    write_text(tmp_path / "texts/x/a.png.txt", "the first")
+    write_text(tmp_path / "texts/x/a.jpg.txt", "the second")
+    examples, _ = load(tmp_path / "images", captions_dir=tmp_path / "texts", instruction="<CAPTION>")
+    assert told(examples) == [("x/a.jpg", "CAPTION", "the second"), ("x/a.png", "CAPTION", "the first")]
+
+
+def test_two_images_cannot_share_a_caption(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "a.jpg", 1)
+    save_drawn(tmp_path / "a.png", 2)
+    write_text(tmp_path / "a.txt", "whose?")
+    write_text(tmp_path / "b.txt", "nobody's")
+    examples, problems = load(tmp_path, instruction="CAPTION")
+    assert told(examples) == [("a.jpg", "CAPTION", "whose?")]
+    assert kinds(problems) == [("no image", "b.txt"), ("shared caption", "a.png")]
+
+
+def test_sidecars_do_not_say_what_they_answer(tmp_path: Path) -> None:
+    for number in range(3):
+        write_text(save_drawn(tmp_path / f"{number}.png", number).with_suffix(".txt"), "x")
+    with pytest.raises(
+        DataError, match=r"nothing says what its caption files \(3 \.txt\) answer.*instruction: "
+    ):
+        load(tmp_path)
+
+
+# What we have written ourselves
+
+
+@pytest.mark.parametrize("form", ["sidecar", "jsonl", "csv", "parquet", "imagefolder", "kohya"])
+def test_what_a_folder_run_writes_is_training_data(tmp_path: Path, promptgen: Promptgen, form: str) -> None:
+    images = tmp_path / "images"
+    for number in range(2):
+        save_drawn(images / f"{number}.png", number)
+    names = {"sidecar": None, "imagefolder": "images/metadata.jsonl", "kohya": "captions.json"}
+    name = names.get(form, f"captions.{form}")
+    asked = {"sidecar": "GENERATE_TAGS:tags,CAPTION:txt"}.get(form, "GENERATE_TAGS,CAPTION")
+    written = [] if name is None else ["-o", tmp_path / name]
+    assert promptgen("folder", images, "-m", "demo", "-i", asked, "-q", *written).status == 0
+
+    if form == "sidecar":
+        write_text(images / "0.txt", "Corrected by hand.")
+        examples, problems = load(images, extensions={"tags": "GENERATE_TAGS", "txt": "CAPTION"})
+    elif form == "imagefolder":
+        examples, problems = load(images)
+    elif form == "kohya":
+        columns = {"caption": "CAPTION", "tags": "GENERATE_TAGS"}
+        examples, problems = load(tmp_path / "captions.json", columns=columns)
+    else:
+        examples, problems = load(tmp_path / f"captions.{form}", images_dir=images)
+
+    assert problems == []
+    found = [(Path(name).name, instruction) for name, instruction, _ in told(examples)]
+    assert found == [
+        (f"{number}.png", asked) for number in range(2) for asked in ("CAPTION", "GENERATE_TAGS")
+    ]
+    assert all(example.target.strip() == example.target != "" for example in examples)
+    if form == "sidecar":
+        assert ("0.png", "CAPTION", "Corrected by hand.") in told(examples)
+
+
+# What is there
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none: there is no such file or folder"):
+        load(tmp_path / "none")
+    with pytest.raises(DataError, match="there are no images in it"):
+        load(tmp_path)
+    save_drawn(tmp_path / "a.png", 1)
+    with pytest.raises(DataError, match=r"there is no example in it; .* \(layout: sidecar\)"):
+        load(tmp_path, instruction="CAPTION")
+    with pytest.raises(DataError, match="training data is a folder, or a table"):
+        load(tmp_path / "a.png")
+
+
+def test_the_layout_that_is_named_is_taken(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "a.png", 1)
+    write_text(tmp_path / "a.txt", "beside")
+    write_text(tmp_path / "CAPTION" / "a.txt", "below")
+    assert layout_of(DataSource(path=tmp_path)) is Layout.TASKS
+    examples, _ = load(tmp_path, layout=Layout.SIDECAR, instruction="CAPTION")
+    assert ("a.png", "CAPTION", "beside") in told(examples)

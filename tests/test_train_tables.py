@@ -1,0 +1,213 @@
+"""Training data in tables, and in Hugging Face's data sets."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from promptgen.training.errors import DataError
+
+from .training_data import drawn_as, drawn_bytes, load, save_drawn, told, write_text
+
+ROWS = [{"image": "img/a.png", "CAPTION": "one", "OCR": "STOP"}, {"image": "img/b.png", "CAPTION": "two"}]
+OF_ROWS = [("img/a.png", "CAPTION", "one"), ("img/a.png", "OCR", "STOP"), ("img/b.png", "CAPTION", "two")]
+
+
+def save_table(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
+    """A table in the format of its extension."""
+    import pandas
+
+    path = folder / name
+    ending = path.suffix
+    if ending == ".jsonl":
+        return write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    if ending == ".json":
+        return write_text(path, json.dumps(rows))
+    table = pandas.DataFrame(rows)
+    if ending == ".parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ";")
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number, name in enumerate(["img/a.png", "img/b.png"]):
+        save_drawn(tmp_path / name, number)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.tsv", "t.json", "t.parquet"])
+def test_columns_called_as_instructions(images: Path, name: str) -> None:
+    examples, problems = load(save_table(images, name, ROWS))
+    assert told(examples) == OF_ROWS
+    assert [problem.kind for problem in problems] == []
+    assert drawn_as(examples[-1], 1)
+    assert examples[0].origin.startswith(name)
+
+
+def test_columns_by_any_name(images: Path) -> None:
+    rows = [{"file": "img/a.png", "short": "x", "long": ["y", "z"], "other": 3}]
+    path = save_table(images, "t.jsonl", rows)
+    columns = {"short": "CAPTION", "long": "DETAILED_CAPTION"}
+    examples, _ = load(path, columns=columns, image_column="file")
+    assert told(examples) == [
+        ("img/a.png", "CAPTION", "x"), ("img/a.png", "DETAILED_CAPTION", "y"),
+        ("img/a.png", "DETAILED_CAPTION", "z"),
+    ]  # fmt: skip
+
+
+def test_a_row_for_each_answer_and_regions_as_the_model_writes_them(images: Path) -> None:
+    raw = "square<loc_100><loc_200><loc_300><loc_400>"
+    path = save_table(
+        images / "elsewhere",
+        "answers.jsonl",
+        [
+            {"image": "img/a.png", "model": "demo", "instruction": "OD", "text": "square at 3,4", "raw": raw},
+            {"image": "img/b.png", "instruction": "region_to_ocr", "text": "STOP", "text_input": "1,2,30,20"},
+            {"image": "img/b.png", "instruction": "REGION_TO_OCR", "text": "STOP"},
+            {"image": "img/b.png", "instruction": "CAPTOIN", "text": "x"},
+            {"image": "img/none.png", "instruction": "CAPTION", "text": "x"},
+            {"image": "https://example.org/a.png", "instruction": "CAPTION", "text": "x"},
+            {"image": "img/b.png", "instruction": "CAPTION", "text": ""},
+        ],
+    )
+    examples, problems = load(path, images_dir=images)
+    assert told(examples) == [("img/a.png", "OD", raw), ("img/b.png", "REGION_TO_OCR", "STOP")]
+    assert examples[1].text_input == "1,2,30,20"
+    assert [problem.kind for problem in problems] == [
+        "no text input", "unknown instruction", "no image", "no image", "empty caption",
+    ]  # fmt: skip
+    assert problems[0].place == "answers.jsonl:3"
+
+
+def test_conversations(images: Path) -> None:
+    turns = [{"from": "system", "value": "x"}, {"from": "human", "value": "<image>\nDescribe."}]
+    rows = [
+        {"images": ["img/a.png"], "conversations": [*turns, {"from": "gpt", "value": "A square."}]},
+        {"image": "img/b.png", "conversations": [{"role": "user", "content": "<image><OCR>"},
+                                                 {"role": "assistant", "content": "STOP"}]},
+    ]  # fmt: skip
+    path = save_table(images, "t.json", rows)
+    examples, _ = load(path, instruction="MORE_DETAILED_CAPTION")
+    assert told(examples) == [
+        ("img/a.png", "MORE_DETAILED_CAPTION", "A square."),
+        ("img/b.png", "OCR", "STOP"),
+    ]
+    with pytest.raises(DataError, match="nothing says what its conversations answer"):
+        load(path)
+
+
+def test_sd_scripts_metadata(images: Path) -> None:
+    content = {
+        "img/a": {"caption": "a square", "tags": "square"},
+        str(images / "img/b.png"): {"caption": "two"},
+    }
+    path = write_text(images / "metadata_cap.json", json.dumps(content))
+    examples, _ = load(path, columns={"caption": "MORE_DETAILED_CAPTION", "tags": "GENERATE_TAGS"})
+    assert told(examples) == [
+        ("img/a.png", "GENERATE_TAGS", "square"), ("img/a.png", "MORE_DETAILED_CAPTION", "a square"),
+        ("img/b.png", "MORE_DETAILED_CAPTION", "two"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "expected"),
+    [
+        ([{"image": "img/a.png", "caption": "x"}], {}, r"columns \('image', 'caption'\) are captions"),
+        ([{"picture": "img/a.png", "OCR": "x"}], {}, "nothing says which column is the image"),
+        ([{"image": "img/a.png", "OCR": "x"}], {"columns": {"text": "OCR"}}, "there is no column 'text'"),
+        ([{"image": "img/a.png", "OCR": "x"}], {"image_column": "img"}, "there is no column 'img'"),
+    ],
+)
+def test_a_table_that_does_not_say_enough(
+    images: Path, rows: list[dict[str, Any]], options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(DataError, match=expected):
+        load(save_table(images, "t.jsonl", rows), **options)
+
+
+def test_lines_that_are_damaged_are_left_out(images: Path) -> None:
+    path = save_table(images, "t.jsonl", ROWS)
+    path.write_text(path.read_text() + '{"image": "img/a\n[1]\n', encoding="utf-8")
+    examples, problems = load(path)
+    assert told(examples) == OF_ROWS
+    assert [(problem.kind, problem.place) for problem in problems] == [
+        ("unreadable row", "t.jsonl:3"), ("unreadable row", "t.jsonl:4"),
+    ]  # fmt: skip
+
+
+# Hugging Face
+
+
+def test_an_image_folder_with_metadata(tmp_path: Path) -> None:
+    for split, number in [("train", 0), ("test", 1)]:
+        save_drawn(tmp_path / split / "a.png", number)
+        write_text(tmp_path / split / "metadata.jsonl", json.dumps({"file_name": "a.png", "text": split}))
+    examples, _ = load(tmp_path, instruction="CAPTION")
+    assert told(examples) == [("train/a.png", "CAPTION", "train")]
+    examples, _ = load(tmp_path, instruction="CAPTION", split="test")
+    assert told(examples) == [("test/a.png", "CAPTION", "test")]
+    assert drawn_as(examples[0], 1)
+    with pytest.raises(DataError, match="there is no folder 'validation'"):
+        load(tmp_path, instruction="CAPTION", split="validation")
+
+
+@pytest.fixture
+def table() -> Any:
+    import datasets
+
+    rows = {
+        "image": [{"bytes": drawn_bytes(number), "path": f"{number}.png"} for number in range(3)],
+        "caption": ["zero", "one", "two"],
+    }
+    return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+
+
+@pytest.fixture
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+OF_TABLE = [("0.png", "CAPTION", "zero"), ("1.png", "CAPTION", "one"), ("2.png", "CAPTION", "two")]
+
+
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize("form", ["saved", "dictionary", "parquet", "hub"])
+def test_data_sets_with_images_in_them(tmp_path: Path, table: Any, form: str) -> None:
+    import datasets
+
+    path = tmp_path / "data_set"
+    if form == "saved":
+        table.select([2, 1, 0]).save_to_disk(path)  # rows that are chosen by their numbers
+    elif form == "dictionary":
+        datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(path)
+    elif form == "parquet":
+        path = tmp_path / "t.parquet"
+        table.to_parquet(path)
+    else:
+        (path / "data").mkdir(parents=True)
+        table.to_parquet(path / "data" / "train-00000-of-00001.parquet")
+        table.select([0]).to_parquet(path / "data" / "test-00000-of-00001.parquet")
+
+    examples, problems = load(path, columns={"caption": "CAPTION"})
+
+    assert told(examples) == OF_TABLE
+    assert problems == []
+    again = pickle.loads(pickle.dumps(examples))  # as it comes to the processes that read
+    for example in again:
+        assert drawn_as(example, int(example.image.name[0]))
+
+
+def test_a_split_that_a_data_set_does_not_have(tmp_path: Path, table: Any) -> None:
+    import datasets
+
+    datasets.DatasetDict({"fit": table}).save_to_disk(tmp_path / "d")
+    with pytest.raises(DataError, match=r"it has no split 'train' \(key split\); there are: fit"):
+        load(tmp_path / "d", columns={"caption": "CAPTION"})
