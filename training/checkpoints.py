@@ -68,9 +68,17 @@ class Checkpoints:
             accelerator.register_load_state_pre_hook(_load_trained(accelerator))
 
     def prepare(self) -> None:
-        """Take away what a kill has left half written."""
+        """Make the folder; take away what a kill has left half written in it.
+
+        Raises:
+            TrainingError: that cannot be done.
+        """
         if self._accelerator.is_main_process:
-            remove_unfinished(self.folder)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                remove_unfinished(self.folder)
+            except OSError as error:
+                raise TrainingError(f"{self.folder} cannot be written to: {error.strerror}.") from error
         self._accelerator.wait_for_everyone()
 
     def path(self, step: int) -> Path:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .atomic import atomic_folder, remove_folder, remove_unfinished
+from .atomic import atomic_folder, remove_folder
 from .checkpoints import STATE, find_checkpoints
 from .errors import TrainingError
 from .metrics import METRICS
@@ -18,7 +18,7 @@ FINAL = "final"
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """See that a run may begin, or go on, in ``folder``, which is made if it is not there.
+    """See that a run may begin, or go on, in ``folder``. Nothing is left behind.
 
     Raises:
         TrainingError: it holds a run already and ``resume`` was not asked for, or nothing can be written.
@@ -28,11 +28,13 @@ def check_folder(folder: Path, *, resume: bool) -> None:
             f"{folder} holds a run already ({found[0]}). Go on with it by --resume, or choose another "
             "output_dir or run_name."
         )
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]  # the deepest first
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(folder)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0")
+        for path in missing:
+            path.rmdir()
     except OSError as error:
         raise TrainingError(
             f"{folder} cannot be written to: {error.strerror or error}. Choose another output_dir, or make "

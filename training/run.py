@@ -169,7 +169,7 @@ class TrainingRun:
         """Looked at by one process, for all."""
         found: list[Any] = [None]
         if self.accelerator.is_main_process:
-            limits = TokenLimits.of(self.model.config, self.config.data.max_target_tokens)
+            limits = TokenLimits.of(self.model.config)
             found = [
                 prepare_data(
                     self.config.data,
@@ -177,6 +177,7 @@ class TrainingRun:
                     self.model.text.encode,
                     limits,
                     prompts=self.prompts,
+                    on_note=self._say,
                 )
             ]
             self._say(found[0].report.table())
