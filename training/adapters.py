@@ -171,9 +171,9 @@ def add_adapters(network: Florence2Network, options: LoraOptions) -> Adapters:
         use_rslora=options.use_rslora,
         target_modules=targets,
         modules_to_save=saved or None,
-        bias=options.bias,  # type: ignore[arg-type]
+        bias=options.bias,  # type: ignore[arg-type,unused-ignore]
     )
-    peft_model = get_peft_model(network, settings)  # type: ignore[arg-type]
+    peft_model = get_peft_model(network, settings)
     for name, parameter in network.named_parameters():  # biases, which peft trains whatever was frozen
         if name.replace(".base_layer.", ".") in frozen:
             parameter.requires_grad_(False)

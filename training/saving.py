@@ -127,7 +127,8 @@ def _network_state(model: TrainableModel, state: Mapping[str, Tensor] | None) ->
 def _dtype(source: Path, wanted: str) -> torch.dtype:
     """What weights are saved as; ``checkpoint`` is as those of ``source`` are."""
     if wanted != "checkpoint":
-        return getattr(torch, DTYPES[wanted])  # type: ignore[no-any-return]
+        kind: torch.dtype = getattr(torch, DTYPES[wanted])
+        return kind
     weights = open_weights(source)
     name = next(name for name in weights.shapes if name.endswith("image_proj_norm.weight"))
     return next(weights.pieces(name))[1].dtype
