@@ -252,6 +252,10 @@ def _progress(flags: EvaluationFlags) -> Any:
         from tqdm import tqdm
 
         with tqdm(total=total, desc=name, file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
-            yield lambda done: bar.update(done) and None
+
+            def advance(done: int) -> None:
+                bar.update(done)
+
+            yield advance
 
     return show

@@ -16,6 +16,7 @@ _WIDTH, _HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 40
 _TICKS = 6  # along an axis, about
 _MOST_POINTS = 1_000  # of a line; more cannot be told apart
+_SMOOTHED = 50  # points; a curve of more is also shown smoothed
 _COLOURS = 6
 
 CHART_STYLE = """
@@ -87,7 +88,7 @@ def _axes(across: _Scale, up: _Scale) -> Iterator[str]:
 
 
 def _drawn(curve: Curve, colour: int, across: _Scale, up: _Scale) -> Iterator[str]:
-    many = len(curve.points) > 50
+    many = _is_long(curve)
     classes = f"curve curve-{colour}"
     yield _line(curve.points, f"{classes} raw" if many else classes, across, up)
     if many:
@@ -111,11 +112,17 @@ def _legend(curves: Sequence[Curve]) -> Iterator[str]:
     yield '<ul class="legend">'
     for number, curve in enumerate(curves):
         mark = f'<rect class="dot-{number % _COLOURS}" width="24" height="4" y="3"/>'
+        points = smoothed(curve.points) if _is_long(curve) else curve.points
         yield (
             f'<li><svg viewBox="0 0 24 10" aria-hidden="true">{mark}</svg>'
-            f"{shown(curve.name)}: {curve.points[0][1]:.4f} → {curve.points[-1][1]:.4f}</li>"
+            f"{shown(curve.name)}: {points[0][1]:.4f} → {points[-1][1]:.4f}</li>"
         )
     yield "</ul>"
+
+
+def _is_long(curve: Curve) -> bool:
+    """Whether it is one to be smoothed, of steps rather than of evaluations."""
+    return len(curve.points) > _SMOOTHED
 
 
 def _round_number(least: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...captioning.instructions import AnswerKind, Instruction
 from ...captioning.results import AnalysisResult, Mixed, Regions, Result, Tags
@@ -61,6 +62,7 @@ _TABLE = (
     Metric("AP75", "Average precision of boxes from an intersection over union of 0.75."),
     Metric("AR", "Average recall of boxes, at most 100 to a picture, over the overlaps of AP."),
     Metric("CER", "Character error rate: characters to change, by those of the true answers.", False),
+    Metric("ANLS", "Similarity of short answers by edit distance, on average; half wrong is 0 (DocVQA)."),
     Metric("exact", "Answers that are the true one letter by letter."),
     Metric("length", "Words of an answer, or tags of a list of tags, on average.", None),
     Metric("cut off", "Answers that ended because no more tokens were allowed.", False),
@@ -148,6 +150,12 @@ def _characters(cases: Sequence[Case]) -> Scores:
     return {"CER": 100 * texts.character_error_rate(answers, truths)}
 
 
+def _short_answers(cases: Sequence[Case]) -> Scores:
+    answers = [case.answer.text for case in cases]
+    truths = [[truth.text for truth in case.truths] for case in cases]
+    return {"ANLS": 100 * texts.anls(answers, truths)}
+
+
 def _all_kinds(cases: Sequence[Case]) -> Scores:
     exact = [any(case.answer.raw.strip() == truth.raw.strip() for truth in case.truths) for case in cases]
     return {
@@ -159,7 +167,7 @@ def _all_kinds(cases: Sequence[Case]) -> Scores:
 
 _MEASURES: dict[AnswerKind, tuple[Callable[[Sequence[Case]], Scores], ...]] = {
     AnswerKind.CAPTION: (_prose,),
-    AnswerKind.TEXT: (_prose,),
+    AnswerKind.TEXT: (_prose, _short_answers),
     AnswerKind.TAGS: (_tag_scores,),
     AnswerKind.MIXED: (_prose, _tag_scores),
     AnswerKind.ANALYSIS: (_field_scores,),
@@ -187,7 +195,7 @@ def _fields(result: Result) -> frozenset[tuple[int, str, str]]:
     )
 
 
-def _best(truths: Sequence[frozenset], answer: frozenset) -> tuple[frozenset, frozenset]:  # type: ignore[type-arg]
+def _best(truths: Sequence[frozenset[Any]], answer: frozenset[Any]) -> tuple[frozenset[Any], frozenset[Any]]:
     return max(((truth, answer) for truth in truths), key=lambda pair: pooled([pair]).f1)
 
 

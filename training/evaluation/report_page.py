@@ -31,8 +31,7 @@ _STYLE = (
     """
 body { max-width: 92rem; }
 h4 { font-size: .9rem; margin: 0 0 .25rem; }
-td.best { font-weight: 600; } td.best::after { content: " ★"; color: var(--bar); }
-td.number:not(.best)::after { content: " ★"; visibility: hidden; }
+td.best { font-weight: 600; } td.best::before { content: "★ "; color: var(--bar); }
 .case { display: grid; grid-template-columns: 17rem repeat(auto-fit, minmax(15rem, 1fr)); gap: 1rem;
   padding: 1rem 0; border-top: 1px solid var(--line); }
 .case img { display: block; max-width: 100%; height: auto; border-radius: .25rem; }

@@ -1,0 +1,404 @@
+"""Checkpoints compared through the command, on drawn scenes: scores, answers kept, and the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from promptgen.captioning import Captioner, CaptionOptions, GenerationOptions
+from promptgen.models_cache import ensure_checkpoint
+from promptgen.training.data.examples import Example
+from promptgen.training.data.pictures import ImageRef
+from promptgen.training.demo.answers import answer
+from promptgen.training.demo.scenes import EVALUATION_SEEDS, draw_scene
+from promptgen.training.evaluation.losses import example_losses, load_for_loss, mean_loss
+from safetensors.torch import load_file, save_file
+
+from .adapters import merged_checkpoint, save_adapter, with_adapter
+from .browser import screenshot_folder
+from .checkpoints import REFERENCE, expected
+from .command_line import Ended, Promptgen
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+SCENES = 3
+INSTRUCTIONS = ("CAPTION", "GENERATE_TAGS", "OD")
+QUICK = ("--device", "cpu", "--dtype", "fp32", "--num-beams", "1", "--max-new-tokens", "40")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn scenes with their true answers, in the published layout."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for number, seed in enumerate(EVALUATION_SEEDS[:SCENES]):
+        picture, scene = draw_scene(seed)
+        picture.save(folder / f"{number}.png")
+        for instruction in INSTRUCTIONS:
+            (folder / instruction).mkdir(exist_ok=True)
+            (folder / instruction / f"{number}.txt").write_text(answer(instruction, scene), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with noise in its weights, as the outcome of a run that has kept its losses."""
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copytree(ensure_checkpoint("demo"), folder / "final")
+    (path,) = (folder / "final").glob("*.safetensors")
+    noise = torch.Generator().manual_seed(0)
+    state = {
+        name: (tensor.float() + 0.3 * tensor.float().std() * torch.randn(tensor.shape, generator=noise)).to(
+            tensor.dtype
+        )
+        if tensor.dim() > 1
+        else tensor
+        for name, tensor in load_file(path).items()
+    }
+    save_file(state, path, {"format": "pt"})
+    notes = [{"step": step, "loss": 3 / step} for step in range(1, 101)]
+    notes += [{"step": step, "evaluation_loss": 3.5 / step, "by_instruction": {}} for step in (50, 100)]
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(note) + "\n" for note in notes), encoding="utf-8"
+    )
+    return folder / "final"
+
+
+@pytest.fixture
+def compare(promptgen: Promptgen, tmp_path: Path) -> Callable[..., Ended]:
+    """The command on the quickest terms, writing to ``out``."""
+
+    def run(*arguments: object) -> Ended:
+        return promptgen("evaluate", *arguments, *QUICK, "--output", tmp_path / "out")
+
+    return run
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "out" / "metrics.json").read_text(encoding="utf-8"))
+
+
+# Scores -------------------------------------------------------------------------------------
+
+
+def test_two_checkpoints_are_scored(
+    compare: Callable[..., Ended], scenes: Path, spoilt: Path, tmp_path: Path
+) -> None:
+    ended = compare("--data", scenes, "-m", "demo", "-m", spoilt, "--label", "original", "--label", "spoilt")
+    assert ended.status == 0, ended.stderr
+    found = numbers(tmp_path)
+    assert found["images"] == SCENES
+    assert found["questions"] == dict.fromkeys(INSTRUCTIONS, SCENES)
+    good, bad = found["models"]
+    assert (good["label"], bad["label"]) == ("original", "spoilt")
+    assert good["loss"] < bad["loss"]
+    assert good["instructions"]["GENERATE_TAGS"]["F1"] > bad["instructions"]["GENERATE_TAGS"]["F1"]
+    assert good["instructions"]["OD"]["AP50"] > 0
+    for name, scores in good["instructions"].items():
+        assert f"{scores['loss']:.4f}" in ended.stdout, name
+    # the whole is the sum of its parts, token by token
+    assert min(one["loss"] for one in good["instructions"].values()) < good["loss"]
+    assert good["loss"] < max(one["loss"] for one in good["instructions"].values())
+    table = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
+    assert f"| original | **{good['loss']:.4f}** |" in table
+
+
+def test_answers_are_those_of_the_engine(compare: Callable[..., Ended], scenes: Path, tmp_path: Path) -> None:
+    ended = compare("--data", scenes, "-m", "demo", "--no-loss")
+    assert ended.status == 0, ended.stderr
+    _, *lines = (tmp_path / "out" / "answers" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = {(line["image"], line["instruction"]): line["raw"] for line in map(json.loads, lines)}
+    options = CaptionOptions(GenerationOptions(num_beams=1, max_new_tokens=40))
+    captioner = Captioner("demo", device="cpu", dtype="fp32")
+    for number in range(SCENES):
+        (result,) = captioner.caption(scenes / f"{number}.png", INSTRUCTIONS, options)
+        for one in result.results:
+            assert kept[f"{number}.png", one.instruction] == one.raw
+    assert len(kept) == SCENES * len(INSTRUCTIONS)
+    assert "loss" not in numbers(tmp_path)["models"][0]["instructions"]["CAPTION"]
+
+
+def published_examples() -> list[Example]:
+    training = expected()["training"]
+    return [
+        Example(ImageRef(name, str(REFERENCE / "images" / name)), training["instruction"], None, target)
+        for name, target in zip(training["images"], training["targets"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_the_loss_is_the_published_one(batch_size: int) -> None:
+    training = expected()["training"]
+    losses = example_losses(load_for_loss(REFERENCE), published_examples(), batch_size=batch_size)
+    assert sum(one.tokens for one in losses) == training["tokens"]
+    assert mean_loss(losses) == pytest.approx(training["loss"], rel=1e-4)
+
+
+def test_the_loss_with_an_adapter_is_that_of_the_merged_checkpoint(tmp_path: Path) -> None:
+    model = with_adapter(seed=5)
+    model.save_pretrained(adapter := tmp_path / "adapter")
+    merged = merged_checkpoint(tmp_path / "merged", model)
+
+    def loss(folder: Path, *adapters: tuple[Path, float]) -> float:
+        return mean_loss(example_losses(load_for_loss(folder, adapters), published_examples())) or 0
+
+    plain, whole = loss(REFERENCE), loss(merged)
+    assert loss(REFERENCE, (adapter, 1.0)) == pytest.approx(whole)
+    assert loss(REFERENCE, (adapter, 0.0)) == pytest.approx(plain)
+    assert plain != pytest.approx(whole, rel=1e-3)
+
+
+def test_an_adapter_takes_part_by_its_folder_or_beside_its_checkpoint(
+    compare: Callable[..., Ended], tmp_path: Path
+) -> None:
+    adapter = save_adapter(tmp_path / "adapter", seed=5)
+    config = adapter / "adapter_config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": str(REFERENCE)}
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    data = tmp_path / "data" / "CAPTION"
+    data.mkdir(parents=True)
+    shutil.copy(REFERENCE / "images" / "00.png", data.parent)
+    (data / "00.txt").write_text("a red circle", encoding="utf-8")
+    ended = compare(
+        "--data", data.parent, "-m", REFERENCE, "-m", adapter, "-m", f"{REFERENCE}+{adapter}:0.5",
+        "--label", "base", "--label", "whole", "--label", "half",
+    )  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    base, whole, half = numbers(tmp_path)["models"]
+    assert whole["loras"] == [[str(adapter), 1.0]]
+    assert half["loras"] == [[str(adapter), 0.5]]
+    assert len({base["loss"], whole["loss"], half["loss"]}) == 3
+
+
+def test_several_true_answers_are_one_question(compare: Callable[..., Ended], tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "b.png")
+    rows = [("a.png", "red paper"), ("a.png", "a red background"), ("b.png", "blue")]
+    table = tmp_path / "table.jsonl"
+    table.write_text(
+        "".join(json.dumps({"image": image, "caption": text}) + "\n" for image, text in rows),
+        encoding="utf-8",
+    )
+    ended = compare("--data", table, "-i", "caption", "-m", "demo")
+    assert ended.status == 0, ended.stderr
+    found = numbers(tmp_path)
+    assert found["questions"] == {"CAPTION": 2}
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8").count("ground truth 2") == 1
+
+
+# What is kept -------------------------------------------------------------------------------
+
+
+def test_an_evaluation_goes_on_where_it_was_stopped(
+    compare: Callable[..., Ended], scenes: Path, tmp_path: Path
+) -> None:
+    arguments = ("--data", scenes, "-m", "demo", "--no-loss")
+    assert "demo: answers, 9" in compare(*arguments).stderr
+    answers = tmp_path / "out" / "answers" / "demo.jsonl"
+    whole, scored = answers.read_bytes(), numbers(tmp_path)
+    lines = whole.splitlines(keepends=True)
+    answers.write_bytes(b"".join(lines[:6]) + lines[6][:30])  # killed within a write
+    assert "demo: answers, 4" in compare(*arguments).stderr
+    assert answers.read_bytes() == whole
+    assert numbers(tmp_path) == scored
+    assert "answers" not in compare(*arguments).stderr.replace("demo.jsonl", "")
+    # asked in another way, or another checkpoint of that name: anew
+    assert "demo: answers, 9" in compare(*arguments, "--length-penalty", "0.5").stderr
+    answers.write_bytes(lines[0][:10])  # killed within the first write
+    assert "demo: answers, 9" in compare(*arguments).stderr
+    assert answers.read_bytes() == whole
+
+
+def test_a_picture_that_has_changed_is_asked_again(
+    compare: Callable[..., Ended], scenes: Path, tmp_path: Path
+) -> None:
+    mine = shutil.copytree(scenes, tmp_path / "mine")
+    arguments = ("--data", mine, "-m", "demo", "--no-loss", "--only", "caption")
+    assert "demo: answers, 3" in compare(*arguments).stderr
+    Image.new("RGB", (50, 60), "green").save(mine / "1.png")
+    assert "demo: answers, 1" in compare(*arguments).stderr
+
+
+def test_a_picture_that_cannot_be_read_is_left_out(
+    compare: Callable[..., Ended], scenes: Path, tmp_path: Path
+) -> None:
+    mine = shutil.copytree(scenes, tmp_path / "mine")
+    whole = (mine / "1.png").read_bytes()
+    (mine / "1.png").write_bytes(whole[: len(whole) // 2])  # its header is well
+    ended = compare("--data", mine, "-m", "demo", "--only", "caption")
+    assert ended.status == 0, ended.stderr
+    found = numbers(tmp_path)
+    assert found["images"] == 2
+    assert [one["question"] for one in found["failed"]] == ["1.png [CAPTION]"]
+    assert "left out: 1.png [CAPTION]" in ended.stderr
+    assert "could not be asked" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+# What is asked ------------------------------------------------------------------------------
+
+
+def test_only_what_was_held_out(compare: Callable[..., Ended], scenes: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"version": 1, "evaluation": ["2.png"], "train": ["0.png", "1.png"]}))
+    ended = compare("--data", scenes, "--split", split, "-m", "demo", "--only", "OD", "--no-loss")
+    assert ended.status == 0, ended.stderr
+    assert numbers(tmp_path)["questions"] == {"OD": 1}
+    split.write_text(json.dumps({"version": 1, "evaluation": ["9.png"], "train": []}))
+    ended = compare("--data", scenes, "--split", split, "-m", "demo")
+    assert ended.status == 1
+    assert "held out" in ended.stderr
+
+
+def test_so_many_images_by_chance(compare: Callable[..., Ended], scenes: Path, tmp_path: Path) -> None:
+    arguments = ("--data", scenes, "-m", "demo", "--no-loss", "--images", "1", "--only", "CAPTION,OD")
+
+    def asked(seed: int) -> str:
+        assert compare(*arguments, "--seed", seed).status == 0
+        page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        assert numbers(tmp_path)["questions"] == {"CAPTION": 1, "OD": 1}
+        return str(sorted(set(re.findall(r"\d\.png", page))))
+
+    assert asked(0) == asked(0)
+    assert len({asked(seed) for seed in range(6)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-m", "demo"), "--data"),
+        (("--data", "{scenes}"), "--model"),
+        (("--data", "{scenes}", "-m", "demo", "-m", "demo"), "--label"),
+        (("--data", "{scenes}", "-m", "demo", "--label", "a", "--label", "b"), "--label"),
+        (("--data", "{scenes}", "-m", "demo", "--only", "OCR"), "CAPTION, GENERATE_TAGS, OD"),
+        (("--data", "{scenes}", "-m", "demo", "--only", "captoin"), "CAPTION"),
+        (("--data", "{scenes}", "-m", "demo", "--background", "blau"), "blau"),
+        (("--data", "{scenes}", "-m", "demo+"), "CHECKPOINT+ADAPTER"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_done(
+    compare: Callable[..., Ended], scenes: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    ended = compare(*(one.replace("{scenes}", str(scenes)) for one in arguments))
+    assert ended.status == 2, ended.stderr
+    assert said in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_of_others_is_overwritten(
+    compare: Callable[..., Ended], scenes: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "answers").mkdir(parents=True)
+    arguments = ("--data", scenes, "-m", "demo", "--no-loss", "--only", "CAPTION")
+    for name in ("report.html", "metrics.json", "tables.md", "answers/demo.jsonl"):
+        (out / name).write_text("mine\n", encoding="utf-8")
+        ended = compare(*arguments)
+        assert ended.status == 1
+        assert Path(name).name in ended.stderr
+        assert (out / name).read_text(encoding="utf-8") == "mine\n"
+        (out / name).unlink()
+    assert compare(*arguments).status == 0
+    assert compare(*arguments).status == 0
+
+
+# A run --------------------------------------------------------------------------------------
+
+
+def test_a_training_run_is_compared_to_what_it_began_with(
+    compare: Callable[..., Ended], promptgen: Promptgen, tmp_path: Path
+) -> None:
+    from .training_runs import draw_data, train
+
+    run = tmp_path / "run"
+    train(draw_data(tmp_path / "data"), run, max_steps=4)
+    ended = compare(run)
+    assert ended.status == 0, ended.stderr
+    found = numbers(tmp_path)
+    before, after = found["models"]
+    assert (before["label"], after["label"]) == ("original", "fine-tuned")
+    assert found["images"] == 3  # that were held out
+    notes = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    told = [note["evaluation_loss"] for note in notes if "evaluation_loss" in note]
+    assert after["loss"] == pytest.approx(told[-1], rel=1e-3)  # saved as the checkpoint is, in fp16
+    assert after["loss"] < before["loss"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "held out: " in page
+    assert promptgen("evaluate", tmp_path / "data").status == 1
+
+
+# The page -----------------------------------------------------------------------------------
+
+
+def test_the_page_in_a_browser(
+    compare: Callable[..., Ended], scenes: Path, spoilt: Path, tmp_path: Path, browser: Browser
+) -> None:
+    mine = shutil.copytree(scenes, tmp_path / "mine")
+    hostile = '</p><script>document.title = "x"</script><img src="http://a.example/x">'
+    (mine / "CAPTION" / "0.txt").write_text(f"A heart {hostile}", encoding="utf-8")
+    ended = compare(
+        "--data", mine, "-m", "demo", "-m", spoilt, "--label", "original", "--label", "fine-tuned"
+    )
+    assert ended.status == 0, ended.stderr
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    asked: list[str] = []
+    complaints: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(error.message))
+    report = (tmp_path / "out" / "report.html").as_uri()
+    page.goto(report)
+    page.screenshot(path=screenshot_folder() / "evaluation-report.png", full_page=True)
+    assert [url for url in asked if not url.startswith("data:")] == [report]
+    assert complaints == []
+    assert page.title() == "original and fine-tuned on 3 images"
+    # a case for each question: picture, truth and two answers
+    cases = page.locator("article.case")
+    assert cases.count() == SCENES * len(INSTRUCTIONS)
+    first = cases.first
+    assert first.locator("h4").all_inner_texts() == ["ground truth", "original", "fine-tuned"]
+    assert hostile in first.inner_text()
+    assert "script" in " ".join(first.locator(".true mark").all_inner_texts())  # nobody else says that
+    loaded = page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert loaded
+    assert page.locator("article.case img").count() >= SCENES * len(INSTRUCTIONS) + SCENES  # with boxes on
+    assert page.locator("svg.chart polyline").count() == 3  # training, the same smoothed, held out
+    assert "held out: 0.0700 → 0.0350" in page.locator(".legend").inner_text()
+    # what is written is what is seen: the best of a column is marked, and the numbers are those of the file
+    good = numbers(tmp_path)["models"][0]
+    row = page.locator("h3", has_text="CAPTION").first.locator("xpath=following::tbody[1]/tr[1]")
+    assert f"{good['instructions']['CAPTION']['loss']:.4f}" in row.inner_text()
+    assert page.locator("td.best").count() > 0
+    width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert width[0] <= width[1]
+    page.set_viewport_size({"width": 420, "height": 900})
+    width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert width[0] <= width[1]
+    page.close()
+
+
+def test_boxes_are_drawn_where_they_were_found(
+    compare: Callable[..., Ended], scenes: Path, tmp_path: Path
+) -> None:
+    assert compare("--data", scenes, "-m", "demo", "--only", "OD", "--no-loss").status == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    pictures = [
+        Image.open(io.BytesIO(base64.b64decode(found)))
+        for found in re.findall(r'base64,([A-Za-z0-9+/=]+)"[^>]*alt="Regions of ground', page)
+    ]
+    assert len(pictures) >= SCENES
+    original = Image.open(scenes / "0.png").convert("RGB")
+    drawn = pictures[0].convert("RGB")
+    assert max(drawn.size) <= 384
+    plain = original.resize(drawn.size)
+    off = np.abs(np.asarray(drawn, int) - np.asarray(plain, int)).sum(axis=2)  # [H, W]
+    assert 50 < (off > 120).sum() < off.size / 4
