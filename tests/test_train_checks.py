@@ -181,12 +181,13 @@ def test_captions_are_counted_in_the_checkpoints_tokens(tmp_path: Path) -> None:
         replace(stored(tmp_path / "c.png", 3, "x", "OPEN_VOCABULARY_DETECTION"), text_input="cat " * 30),
         stored(tmp_path / "d.png", 4, "no place", "OD"),
         stored(tmp_path / "e.png", 5, "cat<loc_1><loc_2><loc_3><loc_4>", "OD"),
+        stored(tmp_path / "f.png", 6, "a raw answer</s>"),
     ]
     kept, problems = check(examples, limits=limits)
     assert kept == [fits, "cat<loc_1><loc_2><loc_3><loc_4>"]
     assert problems == [
         ("over-long caption", "CAPTION/b.txt"), ("over-long prompt", "c.png [OPEN_VOCABULARY_DETECTION]"),
-        ("no location tokens", "d.png [OD]"),
+        ("no location tokens", "d.png [OD]"), ("special token", "f.png [CAPTION]"),
     ]  # fmt: skip
 
 
@@ -280,6 +281,9 @@ def test_held_out_images_of_their_own(tmp_path: Path) -> None:
     assert sorted(one.target for one in data.evaluation) == ["d", "e"]
     assert sorted(one.target for one in data.train) == ["b", "c"]
     assert "image held out: 1" in data.report.table()
+    write_text(held_out / "CAPTION" / "0.txt", "a")  # and now the caption, too
+    again = prepare(train, eval_sources=(DataSource(path=held_out),), duplicates="drop")
+    assert sorted(one.target for one in again.evaluation) == ["a", "e"]
     with pytest.raises(DataError, match="all its images are in eval_dataset_config, too"):
         prepare(train, eval_sources=(DataSource(path=train),))
 
@@ -308,6 +312,14 @@ def test_each_change_is_one_that_repeats(options: dict[str, float]) -> None:
     assert ImageChops.difference(changed, picture).getbbox() is not None
     assert changed.tobytes() == augment(picture, AugmentOptions(**options), random.Random(5)).tobytes()
     assert changed.tobytes() != augment(picture, AugmentOptions(**options), random.Random(6)).tobytes()
+
+
+def test_images_become_darker_or_brighter() -> None:
+    grey = Image.new("RGB", (8, 8), (100, 100, 100))
+    options = AugmentOptions(brightness=0.5)
+    values = [augment(grey, options, random.Random(seed)).getpixel((0, 0))[0] for seed in range(50)]
+    assert 50 <= min(values) < 65
+    assert 135 < max(values) <= 150
 
 
 def test_nothing_changes_by_default_and_each_change_is_its_own() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from promptgen.training.config import TrainConfig
+from promptgen.training.config import LoraOptions, TrainConfig
 from promptgen.training.config_files import config_mapping, parse_config, read_config, write_config
-from promptgen.training.data import Layout
+from promptgen.training.data import DataSource, Layout
 from promptgen.training.errors import ConfigError
 
 SEED = """{
@@ -167,14 +168,17 @@ def test_every_wrong_key_is_named_at_once_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ({"epochs": 0}, "epochs: 0 is below 1"),
+        ({"epochs": 0}, "epochs: 0 is not a number from 1 on"),
         ({"epochs": True}, "epochs: true is no number"),
         ({"learning_rate": "fast"}, "learning_rate: "),
         ({"learning_rate": -1e-5}, "learning_rate: -1e-05 must be above 0"),
         ({"learning_rate": float("nan")}, "learning_rate: nan must be above 0"),
         ({"learning_rate": 1e-5, "min_learning_rate": 1e-4}, "min_learning_rate: 0.0001 is above"),
         ({"warmup_steps": 2.5}, "warmup_steps: 2.5 is neither a count nor a fraction"),
+        ({"warmup_steps": float("inf")}, "warmup_steps: inf is not a number from 0 on"),
         ({"eval_split": -1}, "eval_split: -1"),
+        ({"eval_split": float("inf")}, "eval_split: inf"),
+        ({"run_name": ".."}, "run_name: '..' cannot be the name of a folder"),
         ({"mixed_precision": "fp8"}, "mixed_precision: "),
         ({"use_bf16": True, "mixed_precision": "no"}, "use_bf16, mixed_precision: give one of them"),
         ({"use_bf16": "yes"}, "use_bf16: 'yes' is neither true nor false"),
@@ -188,7 +192,8 @@ def test_every_wrong_key_is_named_at_once_with_the_nearest() -> None:
         ({"model_name": " "}, "model_name: name a checkpoint"),
         ({"model_name": None}, "model_name: must be given"),
         ({"dataset_config": []}, "dataset_config: name a folder or table"),
-        ({"dataset_config": {"CAPTOIN": ["a"]}}, "Did you mean CAPTION?"),
+        ({"dataset_config": {"CAPTOIN": ["a"]}}, "dataset_config.CAPTOIN: unknown instruction 'CAPTOIN'."),
+        ({"dataset_config": [{"path": "a", "repeats": 0}]}, "dataset_config: repeats: 0 is below 1"),
         ({"dataset_config": [{"path": "a", "instruktion": "CAPTION"}]}, "did you mean instruction?"),
         ({"dataset_path": "a"}, "dataset_path, dataset_config: give one of them"),
         ({"sources": ["a"]}, "sources: there is no such key"),
@@ -229,6 +234,12 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, name: str, text: str, t
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: it cannot be read: No such file"):
         read_config(tmp_path / "none.yaml")
+
+
+def test_what_is_spoilt_is_not_called_missing() -> None:
+    assert refusal(dataset_config=[{"path": "a", "layuot": "table"}]).splitlines() == [
+        "dataset_config.layuot: there is no such key; did you mean layout?"
+    ]
 
 
 # Values
@@ -296,3 +307,24 @@ def test_a_written_configuration_is_the_same_one(tmp_path: Path) -> None:
     write_config(config, tmp_path / "config.yaml")
     assert read_config(tmp_path / "config.yaml") == config
     assert parse_config(json.loads(json.dumps(config_mapping(config)))) == config
+
+
+def test_the_reference_has_every_key_with_its_default() -> None:
+    import yaml
+
+    path = Path(__file__).parents[1] / "training" / "configs" / "reference.yaml"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = read_config(path)
+    assert set(written) == set(config_mapping(config))
+
+    sources = [set(one) for one in written["dataset_config"] if isinstance(one, dict)]
+    assert set().union(*sources) | {"instruction"} == {one.name for one in fields(DataSource)}
+    told = path.read_text(encoding="utf-8")
+    assert all(f"#  {one.name}: " in told for one in fields(LoraOptions))
+
+    bare = parse(
+        run_name="reference",
+        model_name=config.checkpoint.model_name,
+        dataset_config=written["dataset_config"],
+    )
+    assert config == bare

@@ -83,6 +83,16 @@ def test_caption_files_have_no_place_for_a_text_input(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_an_instruction_chooses_among_the_folders(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "a.png", 1)
+    write_text(tmp_path / "CAPTION" / "a.txt", "short")
+    write_text(tmp_path / "DETAILED_CAPTION" / "a.txt", "long")
+    write_text(tmp_path / "a.txt", "beside")
+    assert told(load(tmp_path, instruction="detailed")[0]) == [("a.png", "DETAILED_CAPTION", "long")]
+    examples, problems = load(tmp_path, instruction="OCR")
+    assert (told(examples), problems) == ([("a.png", "OCR", "beside")], [])
+
+
 # Sidecars
 
 
@@ -172,6 +182,11 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         load(tmp_path / "none")
     with pytest.raises(DataError, match="there are no images in it"):
         load(tmp_path)
+    write_text(tmp_path / "images.zip", "")
+    with pytest.raises(DataError, match=r"; unpack images\.zip first"):
+        load(tmp_path)
+    with pytest.raises(DataError, match="unpack it, and name the folder"):
+        load(tmp_path / "images.zip")
     save_drawn(tmp_path / "a.png", 1)
     with pytest.raises(DataError, match=r"there is no example in it; .* \(layout: sidecar\)"):
         load(tmp_path, instruction="CAPTION")

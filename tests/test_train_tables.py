@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from promptgen.training.data import arrow_tables, check_images
 from promptgen.training.errors import DataError
 
 from .training_data import drawn_as, drawn_bytes, load, save_drawn, told, write_text
@@ -180,9 +181,12 @@ OF_TABLE = [("0.png", "CAPTION", "zero"), ("1.png", "CAPTION", "one"), ("2.png",
 
 @pytest.mark.usefixtures("_own_cache")
 @pytest.mark.parametrize("form", ["saved", "dictionary", "parquet", "hub"])
-def test_data_sets_with_images_in_them(tmp_path: Path, table: Any, form: str) -> None:
+def test_data_sets_with_images_in_them(
+    tmp_path: Path, table: Any, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
+    monkeypatch.setattr(arrow_tables, "_ROWS", 2)
     path = tmp_path / "data_set"
     if form == "saved":
         table.select([2, 1, 0]).save_to_disk(path)  # rows that are chosen by their numbers
@@ -200,6 +204,7 @@ def test_data_sets_with_images_in_them(tmp_path: Path, table: Any, form: str) ->
 
     assert told(examples) == OF_TABLE
     assert problems == []
+    assert check_images([example.image for example in examples]).errors == {}
     again = pickle.loads(pickle.dumps(examples))  # as it comes to the processes that read
     for example in again:
         assert drawn_as(example, int(example.image.name[0]))

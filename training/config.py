@@ -40,8 +40,8 @@ def _at_least(options: Any, least: float, *names: str) -> None:
     """See that fields, where they are not None, are no less than ``least``."""
     for name in names:
         value = getattr(options, name)
-        if value is not None and not value >= least:
-            raise ConfigError(f"{name}: {value} is below {least}")
+        if value is not None and not least <= value < math.inf:
+            raise ConfigError(f"{name}: {value} is not a number from {least} on")
 
 
 def _within(options: Any, least: float, most: float, *names: str) -> None:
@@ -64,7 +64,7 @@ class RunOptions:
     deterministic: bool = False  # only kernels that repeat bit for bit on a GPU; slower
 
     def __post_init__(self) -> None:
-        if not self.run_name.strip() or set(self.run_name) & set('/\\:*?"<>|'):
+        if not self.run_name.strip(". ") or set(self.run_name) & set('/\\:*?"<>|'):
             raise ConfigError(f"run_name: {self.run_name!r} cannot be the name of a folder")
         _at_least(self, 1, "epochs", "max_steps")
         if not 0 <= self.seed <= _MOST_SEED:

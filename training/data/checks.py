@@ -20,6 +20,7 @@ Encode = Callable[[str], Sequence[int]]
 """Token ids of a text, as :meth:`promptgen.florence2.text_processing.TextProcessor.encode` gives them."""
 
 OVER_LONG = "over-long caption"
+_SPECIAL = ("<s>", "</s>", "<pad>", "<mask>")  # of every checkpoint's tokenizer
 DUPLICATE = "duplicate"
 
 
@@ -126,6 +127,9 @@ def _fitting(
         where = example.origin or example.name
         if problem is None and length > texts.most:
             problem = Problem(OVER_LONG, where, f"it has {length} tokens; {texts.most} fit")
+        if problem is None and (special := [token for token in _SPECIAL if token in example.target]):
+            reason = f"{special[0]} would end or spoil the answer; take such tokens out"
+            problem = Problem("special token", where, reason)
         if problem is None and _lacks_places(example):
             reason = f"answers of {example.instruction} are made of location tokens, <loc_0> to <loc_999>"
             problem = Problem("no location tokens", where, reason)

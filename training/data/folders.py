@@ -27,9 +27,16 @@ _MOST_NAMED = 3
 # Folders called as instructions: root/<CAPTION>/name.txt for root/name.jpg
 
 
-def is_task_folder(folder: FolderFiles) -> bool:
-    """Whether a folder holds nothing but captions and is called as an instruction, bracketed or plain."""
-    return _is_of_texts(folder) and _instruction_of(os.path.basename(folder.path)) is not None
+def is_task_folder(folder: FolderFiles, instruction: str | None = None) -> bool:
+    """Whether a folder holds nothing but captions and is called as an instruction, bracketed or plain.
+
+    Args:
+        instruction: the only one that counts.
+    """
+    if not _is_of_texts(folder):
+        return False
+    name = _instruction_of(os.path.basename(folder.path))
+    return name is not None and (instruction is None or name == find_instruction(instruction).name)
 
 
 def task_examples(source: DataSource, on_problem: OnProblem) -> Iterator[Example]:
@@ -39,6 +46,8 @@ def task_examples(source: DataSource, on_problem: OnProblem) -> Iterator[Example
     for folder in folders.values():
         parent = folders.get(os.path.dirname(folder.path))
         if parent is None or not _is_of_texts(folder):
+            continue
+        if source.instruction is not None and not is_task_folder(folder, source.instruction):
             continue
         images = _images_by_stem(parent)
         instruction = _task(folder, images, on_problem)
@@ -126,7 +135,7 @@ def sidecar_examples(source: DataSource, on_problem: OnProblem) -> Iterator[Exam
     Raises:
         DataError: nothing says what the captions answer.
     """
-    folders = list(folders_of(source.path, on_problem))
+    folders = [folder for folder in folders_of(source.path, on_problem) if not is_task_folder(folder)]
     asked = _asked(source, folders)
     _refuse_inputs(asked.values(), str(source.path))
     captioned: set[str] = set()

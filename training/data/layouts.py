@@ -22,6 +22,8 @@ from .tables import (
 
 __all__ = ["check_sources", "layout_of", "load_examples"]
 
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+
 _READERS: dict[Layout, Callable[[DataSource, OnProblem], Iterator[Example]]] = {
     Layout.TASKS: task_examples,
     Layout.SIDECAR: sidecar_examples,
@@ -81,6 +83,8 @@ def layout_of(source: DataSource) -> Layout:
     if source.layout is not Layout.AUTO:
         return source.layout
     if not path.is_dir():
+        if path.name.lower().endswith(_ARCHIVES):
+            raise DataError(f"{path}: unpack it, and name the folder")
         if path.suffix.lower() in TABLES:
             return Layout.TABLE
         raise DataError(f"{path}: training data is a folder, or a table: {', '.join(TABLES)}")
@@ -95,7 +99,7 @@ def _looks_of(source: DataSource) -> Layout:
         return Layout.IMAGEFOLDER
     has_pictures = False
     for folder in folders_of(path, lambda _: None):
-        if is_task_folder(folder) and not source.extensions:
+        if is_task_folder(folder, source.instruction) and not source.extensions:
             return Layout.TASKS
         has_pictures = has_pictures or bool(folder.pictures)
     if has_pictures:
@@ -104,8 +108,14 @@ def _looks_of(source: DataSource) -> Layout:
         return Layout.TABLE
     raise DataError(
         f"{path}: there are no images in it, no Parquet files, no metadata.jsonl of images, and no data set "
-        "was saved to it"
+        f"was saved to it{_archives_in(path)}"
     )
+
+
+def _archives_in(folder: Path) -> str:
+    """Says what to do with a folder of archives."""
+    names = sorted(one.name for one in folder.iterdir() if one.name.lower().endswith(_ARCHIVES))
+    return f"; unpack {names[0]} first" if names else ""
 
 
 def _nothing_in(source: DataSource, layout: Layout) -> str:

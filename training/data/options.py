@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -31,7 +32,7 @@ class DataSource:
 
     path: Path
     layout: Layout = Layout.AUTO
-    instruction: str | None = None  # of every caption; not for layout tasks, whose folders say it
+    instruction: str | None = None  # of every caption; of layout tasks, the only folders that are read
     extensions: Mapping[str, str] = field(default_factory=dict)  # of sidecars: extension -> instruction
     captions_dir: Path | None = None  # of sidecars: the tree that mirrors the images' folders
     images_dir: Path | None = None  # of tables: where paths of images begin; None: the table's folder
@@ -66,9 +67,9 @@ class DataOptions:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ConfigError("dataset_config: name a folder or table with training data")
-        if self.eval_split < 0 or (self.eval_split > 1 and self.eval_split != int(self.eval_split)):
+        if not 0 <= self.eval_split < math.inf or (self.eval_split > 1 and self.eval_split % 1):
             raise ConfigError(f"eval_split: {self.eval_split} is neither a count nor a fraction below 1")
-        if self.max_problems < 0:
+        if not self.max_problems >= 0:
             raise ConfigError(f"max_problems: {self.max_problems} is below 0")
         if self.max_target_tokens is not None and self.max_target_tokens < 3:
             raise ConfigError(f"max_target_tokens: {self.max_target_tokens} leaves no place for a caption")

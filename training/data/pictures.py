@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageRef", "ImageTable", "open_table"]
 
 _OPEN_TABLES = 64  # at a time: they are mapped, not read
+_OPENING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +82,18 @@ class ImageTable:
         return data
 
 
-@functools.lru_cache(maxsize=_OPEN_TABLES)
 def open_table(place: str, column: str) -> ImageTable:
     """The images in a Parquet file, or in a folder that a Dataset was saved to.
 
     Raises:
         DataError: it cannot be read.
     """
+    with _OPENING:  # threads that come at once wait for the first, which may have to copy a large file
+        return _open_table(place, column)
+
+
+@functools.lru_cache(maxsize=_OPEN_TABLES)
+def _open_table(place: str, column: str) -> ImageTable:
     return ImageTable(read_table(place, [column]), column)
 
 
