@@ -187,6 +187,7 @@ def test_every_wrong_key_is_named_at_once_with_the_nearest() -> None:
         ({"augment": {"flip": True}}, "augment.flip: there is no such key"),
         ({"lora": {"rank": 0}}, "lora.rank is 0"),
         ({"lora": 8}, "lora: 8 is no group of options"),
+        ({"attn_implementation": "flash"}, "attn_implementation is 'flash'. Choose "),
         ({"dropout": 1.5}, "dropout is 1.5"),
         ({"run_name": "a/b"}, "run_name: 'a/b' cannot be the name of a folder"),
         ({"model_name": " "}, "model_name: name a checkpoint"),

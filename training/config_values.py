@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -51,7 +52,7 @@ def parse_config(raw: Mapping[str, Any], on_note: Callable[[str], None] = lambda
         try:
             groups[group] = _build(kinds[group], values[group])
         except ValueError as error:
-            wrong.append(str(error))
+            wrong.append(_in_keys(str(error)))
     if wrong:
         raise ConfigError("\n".join(wrong))
     return TrainConfig(**groups)
@@ -61,6 +62,12 @@ def config_mapping(config: TrainConfig) -> dict[str, Any]:
     """What a file with this configuration holds: plain values, which :func:`parse_config` takes back."""
     groups = [getattr(config, one.name) for one in fields(TrainConfig)]
     return {_key_of(one.name): _plain(getattr(group, one.name)) for group in groups for one in fields(group)}
+
+
+def _in_keys(told: str) -> str:
+    """A message that begins with an option, with what files call it."""
+    name = re.match(r"\w*", told)
+    return told if name is None else _key_of(name[0]) + told[name.end() :]
 
 
 def _key_of(field: str) -> str:
