@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..training.data.options import Layout
 from .answer_flags import DEVICE
 from .completion import complete_instruction, complete_model
 from .question_flags import OUTPUT
@@ -26,7 +25,7 @@ _GENERATION = "Generation (default: each checkpoint's own settings)"
 Run = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[RUN]",
+        metavar="RUN",
         help="Folder of a training run, or its configuration: compares the checkpoint that it began with to "
         "what came out, on the images that it held out.",
         show_default=False,
@@ -79,8 +78,14 @@ class EvaluationDataFlags:
         ),
     ] = None
     layout: Annotated[
-        Layout, typer.Option(help="How --data lies there; auto is what it looks like.", rich_help_panel=DATA)
-    ] = Layout.AUTO
+        str,
+        typer.Option(
+            metavar="LAYOUT",
+            help="How --data lies there: tasks, sidecar, table, imagefolder, datasets; auto is what it looks "
+            "like.",
+            rich_help_panel=DATA,
+        ),
+    ] = "auto"
     instruction: Annotated[
         str | None,
         typer.Option(
@@ -129,12 +134,18 @@ class EvaluationDataFlags:
 
         Raises:
             InstructionError: ``--instruction`` is unknown.
+            UsageError: ``--layout`` is.
         """
         from ..captioning.instructions import find_instruction
-        from ..training.data.options import DataSource
+        from ..training.data.options import DataSource, Layout
 
+        try:
+            layout = Layout(self.layout.strip().lower())
+        except ValueError as error:
+            known = ", ".join(one.value for one in Layout)
+            raise UsageError(f"--layout is {self.layout!r}; known are {known}.") from error
         name = None if self.instruction is None else find_instruction(self.instruction).name
-        return [DataSource(path=path, layout=self.layout, instruction=name) for path in self.data or ()]
+        return [DataSource(path=path, layout=layout, instruction=name) for path in self.data or ()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +183,8 @@ class EvaluationFlags:
             "--output",
             "-o",
             metavar="FOLDER",
-            help="For report.html, metrics.json, tables.md and the answers. [default: evaluation, in RUN if "
-            "there is one]",
+            help="For report.html, metrics.json, tables.md and the answers. Default: evaluation, in RUN if "
+            "there is one.",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +18,13 @@ import torch
 from PIL import Image
 from promptgen.captioning import Captioner, CaptionOptions, GenerationOptions
 from promptgen.models_cache import ensure_checkpoint
-from promptgen.training.data.examples import Example
-from promptgen.training.data.pictures import ImageRef
 from promptgen.training.demo.answers import answer
 from promptgen.training.demo.scenes import EVALUATION_SEEDS, draw_scene
-from promptgen.training.evaluation.losses import example_losses, load_for_loss, mean_loss
 from safetensors.torch import load_file, save_file
 
-from .adapters import merged_checkpoint, save_adapter, with_adapter
+from .adapters import save_adapter
 from .browser import screenshot_folder
-from .checkpoints import REFERENCE, expected
+from .checkpoints import REFERENCE
 from .command_line import Ended, Promptgen
 
 if TYPE_CHECKING:
@@ -126,36 +124,6 @@ def test_answers_are_those_of_the_engine(compare: Callable[..., Ended], scenes: 
             assert kept[f"{number}.png", one.instruction] == one.raw
     assert len(kept) == SCENES * len(INSTRUCTIONS)
     assert "loss" not in numbers(tmp_path)["models"][0]["instructions"]["CAPTION"]
-
-
-def published_examples() -> list[Example]:
-    training = expected()["training"]
-    return [
-        Example(ImageRef(name, str(REFERENCE / "images" / name)), training["instruction"], None, target)
-        for name, target in zip(training["images"], training["targets"], strict=True)
-    ]
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_the_loss_is_the_published_one(batch_size: int) -> None:
-    training = expected()["training"]
-    losses = example_losses(load_for_loss(REFERENCE), published_examples(), batch_size=batch_size)
-    assert sum(one.tokens for one in losses) == training["tokens"]
-    assert mean_loss(losses) == pytest.approx(training["loss"], rel=1e-4)
-
-
-def test_the_loss_with_an_adapter_is_that_of_the_merged_checkpoint(tmp_path: Path) -> None:
-    model = with_adapter(seed=5)
-    model.save_pretrained(adapter := tmp_path / "adapter")
-    merged = merged_checkpoint(tmp_path / "merged", model)
-
-    def loss(folder: Path, *adapters: tuple[Path, float]) -> float:
-        return mean_loss(example_losses(load_for_loss(folder, adapters), published_examples())) or 0
-
-    plain, whole = loss(REFERENCE), loss(merged)
-    assert loss(REFERENCE, (adapter, 1.0)) == pytest.approx(whole)
-    assert loss(REFERENCE, (adapter, 0.0)) == pytest.approx(plain)
-    assert plain != pytest.approx(whole, rel=1e-3)
 
 
 def test_an_adapter_takes_part_by_its_folder_or_beside_its_checkpoint(
@@ -283,6 +251,7 @@ def test_so_many_images_by_chance(compare: Callable[..., Ended], scenes: Path, t
         (("--data", "{scenes}", "-m", "demo", "--only", "captoin"), "CAPTION"),
         (("--data", "{scenes}", "-m", "demo", "--background", "blau"), "blau"),
         (("--data", "{scenes}", "-m", "demo+"), "CHECKPOINT+ADAPTER"),
+        (("--data", "{scenes}", "-m", "demo", "--layout", "tree"), "imagefolder"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_done(
@@ -292,6 +261,18 @@ def test_wrong_usage_is_told_before_anything_is_done(
     assert ended.status == 2, ended.stderr
     assert said in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_library_that_is_missing_is_told_before_anything_is_asked(
+    compare: Callable[..., Ended], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    ended = compare("--data", scenes, "-m", "demo")
+    assert ended.status == 1
+    assert "pycocotools" in ended.stderr
+    assert "promptgen-tagger[train]" in ended.stderr
+    assert not list((tmp_path / "out" / "answers").iterdir())
+    assert compare("--data", scenes, "-m", "demo", "--only", "CAPTION", "--no-loss").status == 0
 
 
 def test_nothing_of_others_is_overwritten(

@@ -16,7 +16,7 @@ from ...captioning.results import Result
 from ...florence2 import GenerationOptions
 from ..errors import DataError
 from .losses import TokenLoss, example_losses, load_for_loss, mean_loss
-from .metrics import LOSS, Case, Scores, measure
+from .metrics import LOSS, Case, Scores, check_libraries, measure
 from .predictions import Prediction, predict, prompts_for, truths_of
 from .questions import Question, QuestionKey
 from .store import PredictionStore
@@ -109,10 +109,12 @@ def evaluate(
 
     Raises:
         DataError: no image can be read.
-        TrainingError: a file is in the way, or an answer is too long for a checkpoint.
+        TrainingError: a library or a file is missing or in the way, or an answer is too long for a
+            checkpoint.
         CheckpointError, AdapterError, ValueError: a contestant cannot be loaded or asked.
         OSError: a file cannot be written.
     """
+    check_libraries({question.instruction for question in questions})
     found: list[dict[QuestionKey, Prediction]] = []
     for contestant in contestants:
         found.append(_answers(contestant, questions, conditions, folder, progress))

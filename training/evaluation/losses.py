@@ -91,7 +91,14 @@ def example_losses(
     # Answers of like lengths together: less padding. The sum over each example is the same.
     order = sorted(range(len(examples)), key=lambda place: -len(examples[place].target))
     keys = [(0, tuple(order[start : start + batch_size])) for start in range(0, len(order), batch_size)]
-    reader = BatchReader(examples, Preparation(model.image_processor, model.text, prompts or {}, background))
+    how = Preparation(
+        model.image_processor,
+        model.text,
+        prompts or {},
+        background,
+        pad_token_id=model.config.text.pad_token_id,
+    )
+    reader = BatchReader(examples, how)
     losses: dict[int, TokenLoss] = {}
     batches = read_batches(reader, keys, BatchOptions(dataloader_workers=workers))
     for (_, places), batch in zip(keys, batches, strict=True):

@@ -3,20 +3,32 @@ are percentages, as papers print them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from ...captioning.instructions import AnswerKind, Instruction
 from ...captioning.results import AnalysisResult, Mixed, Regions, Result, Tags
 from ...captioning.tags import TagOptions, edit_tags
+from ..errors import TrainingError
 from . import texts
 from .boxes import average_precision
 from .cider import cider_d
 from .overlap import Sets, mean_f1, pooled
 from .words import words_of
 
-__all__ = ["LOSS", "METRICS", "Case", "Metric", "Scores", "length_of", "measure", "tag_sets"]
+__all__ = [
+    "LOSS",
+    "METRICS",
+    "Case",
+    "Metric",
+    "Scores",
+    "check_libraries",
+    "length_of",
+    "measure",
+    "tag_sets",
+]
 
 Scores = dict[str, float | None]
 """By the names of metrics; None where one has nothing to measure."""
@@ -75,6 +87,20 @@ _LABELLED = frozenset(["OD", "CAPTION_TO_PHRASE_GROUNDING", "OPEN_VOCABULARY_DET
 """Whose labels are given or of a fixed list, so that a box is only right with the right one."""
 
 _PLAIN_TAGS = TagOptions(underscores="spaces", escape_parentheses=False, deduplicate=True)
+
+
+def check_libraries(instructions: Iterable[Instruction]) -> None:
+    """See that what answers are measured by is there, before they are generated.
+
+    Raises:
+        TrainingError: a library is missing.
+    """
+    parts = {part for instruction in instructions for part in _MEASURES[instruction.answer]}
+    missing = [name for part in parts for name in _LIBRARIES.get(part, ()) if find_spec(name) is None]
+    if missing:
+        raise TrainingError(
+            f"Scores need {' and '.join(sorted(missing))}. Do: pip install 'promptgen-tagger[train]'"
+        )
 
 
 def measure(cases: Sequence[Case]) -> Scores:
@@ -179,6 +205,9 @@ _MEASURES: dict[AnswerKind, tuple[Callable[[Sequence[Case]], Scores], ...]] = {
     AnswerKind.POLYGONS: (_box_scores,),
     AnswerKind.OPEN_VOCABULARY: (_box_scores,),
 }
+
+
+_LIBRARIES = {_prose: ("sacrebleu", "rouge_score", "nltk"), _box_scores: ("pycocotools",)}
 
 
 def _tags(result: Result) -> frozenset[str]:

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...captioning.answering import Asked, Onlookers
+from ...captioning.answering import Answerer, Asked, Onlookers
 from ...captioning.errors import ImageError, InstructionError
 from ...captioning.instructions import find_instruction
 from ...captioning.options import CaptionOptions
@@ -135,7 +135,7 @@ def predict(
 
 def _answer(
     model: LoadedModel,
-    answerer: Any,
+    answerer: Answerer,
     taken: Sequence[tuple[_Group, Any]],
     generation: GenerationOptions,
     background: str,

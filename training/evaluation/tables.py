@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,7 @@ def _table(evaluation: Evaluation, title: str, about: str, scores: Sequence[Scor
 
 def _best(name: str, values: Sequence[float | None]) -> float | None:
     """The best of them; None where all are equal, or none is better than another by its nature."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and math.isfinite(value)]
     higher = METRICS[name].higher_is_better
     if higher is None or len(set(known)) < 2:
         return None
@@ -107,6 +108,15 @@ def markdown(evaluation: Evaluation) -> str:
     return "\n".join(parts)
 
 
+def _numbers(scores: Mapping[str, float | None]) -> Scores:
+    return {name: _number(value) for name, value in scores.items()}
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no infinite loss, nor one that is no number."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
@@ -121,9 +131,9 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
                 "label": model.contestant.label,
                 "model": model.contestant.captioner.model,
                 "loras": [list(lora) for lora in model.contestant.captioner.loras],
-                "loss": model.loss,
+                "loss": _number(model.loss),
                 "tokens": tokens or None,
-                "instructions": model.scores,
+                "instructions": {name: _numbers(scores) for name, scores in model.scores.items()},
             }
         )
     names = {name for model in evaluation.models for scores in model.scores.values() for name in scores}
