@@ -124,7 +124,8 @@ def _conditions(
     from ..training.evaluation.evaluation import Conditions
 
     config = None if trained is None else trained.config
-    background = data.background if config is None else config.batches.background
+    usual = Conditions.background if config is None else config.batches.background
+    background = usual if data.background is None else data.background
     try:
         parse_background(background)
     except ValueError as error:
@@ -164,8 +165,10 @@ def _all_examples(
     if data.data:
         images = None if data.split is None else read_split(data.split)
         return examples_of(data.sources(), on_problem, images)
-    if data.split is not None:
-        raise UsageError("--split has no use without --data; a run has its own split.")
+    given = {"--split": data.split, "--instruction": data.instruction}
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"{name} has no use without --data; a run has data of its own.")
     if trained is None:
         raise UsageError("Name images with true answers by --data.")
     return trained.examples(on_problem)

@@ -126,8 +126,13 @@ class EvaluationDataFlags:
         int, typer.Option(metavar="N", help="Of all that is chosen by chance.", rich_help_panel=DATA)
     ] = 0
     background: Annotated[
-        str, typer.Option(metavar="COLOUR", help="Colour behind transparent pixels.", rich_help_panel=DATA)
-    ] = "white"
+        str | None,
+        typer.Option(
+            metavar="COLOUR",
+            help="Colour behind transparent pixels: a name or #RRGGBB. Default: white, or what RUN says.",
+            rich_help_panel=DATA,
+        ),
+    ] = None
 
     def sources(self) -> list[DataSource]:
         """Where ``--data`` says that examples are.

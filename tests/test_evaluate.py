@@ -296,7 +296,7 @@ def test_nothing_of_others_is_overwritten(
 
 
 def test_a_training_run_is_compared_to_what_it_began_with(
-    compare: Callable[..., Ended], promptgen: Promptgen, tmp_path: Path
+    compare: Callable[..., Ended], tmp_path: Path
 ) -> None:
     from .training_runs import draw_data, train
 
@@ -314,7 +314,13 @@ def test_a_training_run_is_compared_to_what_it_began_with(
     assert after["loss"] < before["loss"]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "held out: " in page
-    assert promptgen("evaluate", tmp_path / "data").status == 1
+    for given, status, said in (
+        ((tmp_path / "data",), 1, "no folder of a training run"),
+        ((tmp_path / "none",), 1, "There is no"),
+        ((run, "-i", "CAPTION"), 2, "--instruction has no use"),
+    ):
+        ended = compare(*given)
+        assert (ended.status, said in ended.stderr) == (status, True), ended.stderr
 
 
 # The page -----------------------------------------------------------------------------------

@@ -71,8 +71,7 @@ def find_run(given: Path) -> TrainedRun:
     """The run of a folder, or of the configuration in a file.
 
     Raises:
-        ConfigError: the configuration cannot be read.
-        TrainingError: there is no run.
+        TrainingError: there is no run, or its configuration cannot be read.
     """
     if given.is_dir():
         if not (given / CONFIG).is_file():
@@ -81,6 +80,8 @@ def find_run(given: Path) -> TrainedRun:
                 "checkpoints by --model."
             )
         return TrainedRun(given, read_config(given / CONFIG))
+    if not given.exists():
+        raise TrainingError(f"There is no {given}. Name the folder of a training run, or its configuration.")
     config = read_config(given)
     folder = config.run.folder
     if not (folder / SPLIT).is_file():
