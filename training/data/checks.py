@@ -122,21 +122,28 @@ def _fitting(
 ) -> Iterator[tuple[Example, int]]:
     """Those whose texts can be learned, with the number of tokens of the target."""
     for example in examples:
-        problem = texts.problem(example, checks)
         length = texts.length(example)
-        where = example.origin or example.name
-        if problem is None and length > texts.most:
-            problem = Problem(OVER_LONG, where, f"it has {length} tokens; {texts.most} fit")
-        if problem is None and (special := [token for token in _SPECIAL if token in example.target]):
-            reason = f"{special[0]} would end or spoil the answer; take such tokens out"
-            problem = Problem("special token", where, reason)
-        if problem is None and _lacks_places(example):
-            reason = f"answers of {example.instruction} are made of location tokens, <loc_0> to <loc_999>"
-            problem = Problem("no location tokens", where, reason)
+        problem = texts.problem(example, checks) or _wrong_answer(example, length, texts.most)
         if problem is None:
             yield example, length
         else:
             on_problem(problem)
+
+
+def _wrong_answer(example: Example, length: int, most: int) -> Problem | None:
+    """Why an answer of so many tokens cannot be learned."""
+    where = example.origin or example.name
+    special = next((token for token in _SPECIAL if token in example.target), None)
+    if special is not None:
+        return Problem(
+            "special token", where, f"{special} would end or spoil the answer; take such tokens out"
+        )
+    if length > most:
+        return Problem(OVER_LONG, where, f"it has {length} tokens; {most} fit")
+    if _lacks_places(example):
+        reason = f"answers of {example.instruction} are made of location tokens, <loc_0> to <loc_999>"
+        return Problem("no location tokens", where, reason)
+    return None
 
 
 def _lacks_places(example: Example) -> bool:
