@@ -201,9 +201,10 @@ def test_limits_are_the_checkpoints() -> None:
 def test_regions_must_lie_in_their_image(tmp_path: Path) -> None:
     inside = replace(stored(tmp_path / "a.png", 1, "in", "REGION_TO_OCR"), text_input="1,2,39,29")
     outside = replace(inside, text_input="1,2,400,290", target="out")
+    gone = replace(inside, image=ImageRef("gone.png", str(tmp_path / "gone.png")))
     for mode in ("full", "none"):
-        kept, problems = check([inside, outside], images=mode)
-        assert (kept, [kind for kind, _ in problems]) == (["in"], ["unusable text input"])
+        kept, problems = check([inside, outside, gone], images=mode)
+        assert (kept, {kind for kind, _ in problems}) == (["in"], {"unusable text input", "unreadable image"})
 
 
 def test_the_same_again_is_told_or_left_out(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...captioning.errors import InstructionError
+from ...captioning.errors import ImageError, InstructionError
 from ...captioning.instructions import INSTRUCTIONS
 from ...florence2 import Florence2Config
 from .examples import Example, OnProblem, Problem
@@ -95,10 +95,12 @@ class _Texts:
     def problem(self, example: Example, checks: ImageChecks) -> Problem | None:
         """Why the question of an example cannot be asked."""
         size = checks.sizes.get(example.image)
-        if size is None and INSTRUCTIONS[example.instruction].input == "region":
-            size = example.image.open().size
         try:
+            if size is None and INSTRUCTIONS[example.instruction].input == "region":
+                size = example.image.open().size
             prompt = example.prompt(self._prompts, size)
+        except ImageError as error:
+            return Problem("unreadable image", example.origin or example.name, str(error))
         except InstructionError as error:
             return Problem("unusable text input", example.origin or example.name, str(error))
         length = self._prompt_length(prompt)
