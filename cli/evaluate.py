@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ..training.evaluation.curves import Curve
     from ..training.evaluation.evaluation import Conditions, Contestant, Evaluation
     from ..training.evaluation.held_out import TrainedRun
+    from ..training.evaluation.outputs import EvaluationFolder
     from ..training.evaluation.questions import Question
+    from ..training.evaluation.report import ReportOptions
 
 _FAILED = 5  # that are told
 
@@ -55,32 +57,30 @@ def evaluate(
         folder.prepare()
         entered = [contestant(named, place, watched=flags.watched) for named in models]
         questions = _questions(entered, examples, problems, conditions, data, quiet=flags.quiet)
-        _evaluate(entered, questions, conditions, folder, trained, data, flags)
+        curves = _curves(entered)
+        settings = _settings(entered, conditions, trained, data)
+        found = _ask(entered, questions, conditions, folder, flags)
+        folder.write(found, curves, settings, _report_options(data, flags))
+        if not flags.quiet:
+            _tell(found, folder)
 
 
-def _evaluate(
+def _ask(
     entered: Sequence[Contestant],
     questions: Sequence[Question],
     conditions: Conditions,
-    folder: Any,
-    trained: TrainedRun | None,
-    data: EvaluationDataFlags,
+    folder: EvaluationFolder,
     flags: EvaluationFlags,
-) -> None:
+) -> Evaluation:
     from ..training.evaluation.evaluation import evaluate as compare
+
+    return compare(entered, questions, conditions, folder.answers, _progress(flags))
+
+
+def _report_options(data: EvaluationDataFlags, flags: EvaluationFlags) -> ReportOptions:
     from ..training.evaluation.report import ReportOptions
 
-    found = compare(entered, questions, conditions, folder.answers, _progress(flags))
-    curves = _curves(entered)
-    settings = _settings(entered, conditions, trained, data)
-    folder.write(found, curves, settings, ReportOptions(flags.sample, data.seed))
-    if not flags.quiet:
-        _print(found)
-        for name, reason in found.failed[:_FAILED]:
-            say(f"left out: {name}: {reason}")
-        if len(found.failed) > _FAILED:
-            say(f"… and {len(found.failed) - _FAILED} more, see {folder.metrics}")
-        say(f"Report: {folder.report}")
+    return ReportOptions(flags.sample, data.seed)
 
 
 def _find_run(given: Path | None, data: EvaluationDataFlags) -> TrainedRun | None:
@@ -107,7 +107,7 @@ def _models(trained: TrainedRun | None, flags: ContestantFlags) -> tuple[list[Na
     return models, labels or ["original", "fine-tuned"]
 
 
-def _output(trained: TrainedRun | None, flags: EvaluationFlags) -> Any:
+def _output(trained: TrainedRun | None, flags: EvaluationFlags) -> EvaluationFolder:
     from ..training.evaluation.outputs import EvaluationFolder
 
     usual = Path("evaluation") if trained is None else trained.folder / "evaluation"
@@ -123,8 +123,7 @@ def _conditions(
     from ..captioning.images import parse_background
     from ..training.evaluation.evaluation import Conditions
 
-    config = None if trained is None else trained.config
-    usual = Conditions.background if config is None else config.batches.background
+    usual = Conditions.background if trained is None else trained.config.batches.background
     background = usual if data.background is None else data.background
     try:
         parse_background(background)
@@ -132,7 +131,7 @@ def _conditions(
         raise UsageError(str(error)) from error
     return Conditions(
         generation=flags.generation(),
-        prompts={} if config is None else dict(config.data.prompts),
+        prompts={} if trained is None else trained.prompts(),
         background=background,
         with_loss=flags.loss,
         loss_batch_size=place.batch_size or Conditions.loss_batch_size,
@@ -233,13 +232,18 @@ def _settings(
     return settings
 
 
-def _print(evaluation: Evaluation) -> None:
-    """The tables, to standard output."""
+def _tell(evaluation: Evaluation, folder: EvaluationFolder) -> None:
+    """The tables, to standard output; where the report is, and what is not in it, to standard error."""
     from ..training.evaluation.tables import tables
 
     for number, table in enumerate(tables(evaluation)):
         typer.echo(f"{chr(10) if number else ''}{table.title} ({table.about})")
         print_table(["checkpoint", *table.columns], [[row.label, *row.cells] for row in table.rows])
+    for name, reason in evaluation.failed[:_FAILED]:
+        say(f"left out: {name}: {reason}")
+    if len(evaluation.failed) > _FAILED:
+        say(f"… and {len(evaluation.failed) - _FAILED} more, see {folder.metrics}")
+    say(f"Report: {folder.report}")
 
 
 def _progress(flags: EvaluationFlags) -> Any:

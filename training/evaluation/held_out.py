@@ -55,6 +55,14 @@ class TrainedRun:
             )
         return final
 
+    def prompts(self) -> dict[str, str]:
+        """The literal prompts that it was trained with in place of the usual ones, by instruction.
+
+        Raises:
+            ModelFilesError: the name of the checkpoint that it began with stands for nothing.
+        """
+        return prompts_for(self.base, self.config.data.prompts)
+
     def examples(self, on_problem: Callable[[Problem], None]) -> list[Example]:
         """What the run held out.
 

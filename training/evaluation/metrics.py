@@ -191,7 +191,9 @@ def _all_kinds(cases: Sequence[Case]) -> Scores:
     }
 
 
-_MEASURES: dict[AnswerKind, tuple[Callable[[Sequence[Case]], Scores], ...]] = {
+_Measure = Callable[[Sequence[Case]], Scores]
+
+_MEASURES: dict[AnswerKind, tuple[_Measure, ...]] = {
     AnswerKind.CAPTION: (_prose,),
     AnswerKind.TEXT: (_prose, _short_answers),
     AnswerKind.TAGS: (_tag_scores,),
@@ -207,7 +209,10 @@ _MEASURES: dict[AnswerKind, tuple[Callable[[Sequence[Case]], Scores], ...]] = {
 }
 
 
-_LIBRARIES = {_prose: ("sacrebleu", "rouge_score", "nltk"), _box_scores: ("pycocotools",)}
+_LIBRARIES: dict[_Measure, tuple[str, ...]] = {
+    _prose: ("sacrebleu", "rouge_score", "nltk"),
+    _box_scores: ("pycocotools",),
+}
 
 
 def _tags(result: Result) -> frozenset[str]:
