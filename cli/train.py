@@ -15,7 +15,8 @@ from .stopping import stop_on_signals
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
-    from ..training.run import RunResult, TrainingRun
+    from ..training.preparing import PreparedRun
+    from ..training.run import RunResult
 
 _FIRST = "Stopping after this step; a checkpoint is saved. Ctrl-C again stops at once."
 
@@ -81,9 +82,11 @@ def train(
             if not quiet:
                 say("Everything is in order.")
             return
+        from ..training.run import train as train_run
+
         stop = threading.Event()
         with stop_on_signals(stop, _FIRST):
-            result = run.train(stop)
+            result = train_run(run, stop)
         if run.accelerator.is_main_process and not quiet:
             _tell(result, config)
         if not result.finished:
@@ -106,7 +109,7 @@ def _read(path: Path, overrides: list[str], *, quiet: bool) -> TrainConfig:
         raise UsageError(str(error)) from error
 
 
-def _prepare(config: TrainConfig, *, resume: bool, cpu: bool, offline: bool, quiet: bool) -> TrainingRun:
+def _prepare(config: TrainConfig, *, resume: bool, cpu: bool, offline: bool, quiet: bool) -> PreparedRun:
     try:
         import accelerate  # noqa: F401
         import pytorch_optimizer  # noqa: F401
@@ -115,9 +118,9 @@ def _prepare(config: TrainConfig, *, resume: bool, cpu: bool, offline: bool, qui
             f"training needs the library {error.name!r}, which is not installed. Do: "
             f"{shlex.quote(sys.executable)} -m pip install 'promptgen-tagger[train]'"
         ) from error
-    from ..training.run import RunSettings, TrainingRun
+    from ..training.preparing import RunSettings, prepare_run
 
-    return TrainingRun(config, RunSettings(resume=resume, cpu=cpu, offline=offline, quiet=quiet), say)
+    return prepare_run(config, RunSettings(resume=resume, cpu=cpu, offline=offline, quiet=quiet), say)
 
 
 def _tell(result: RunResult, config: Path) -> None:

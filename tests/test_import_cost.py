@@ -54,6 +54,7 @@ LIGHT_COMMANDS = [
     ["--version"],
     ["caption", "--help"],
     ["serve", "--help"],
+    ["train", "--help"],
     ["instructions"],
     ["instructions", "--format", "json"],
     ["models", "list"],

@@ -71,11 +71,12 @@ def write_settings(path: Path, keys: dict[str, Any]) -> Path:
 def train(data: Path, output: Path, *, resume: bool = False, stop: Any = None, **changes: Any) -> RunResult:
     """A run in this process, on the CPU."""
     from promptgen.training.config_files import parse_config
-    from promptgen.training.run import RunSettings, TrainingRun
+    from promptgen.training.preparing import RunSettings, prepare_run
+    from promptgen.training.run import train as train_run
 
     config = parse_config(settings(data, output, **changes))
-    run = TrainingRun(config, RunSettings(resume=resume, cpu=True, offline=True, quiet=True))
-    return run.train(stop or threading.Event())
+    run = prepare_run(config, RunSettings(resume=resume, cpu=True, offline=True, quiet=True))
+    return train_run(run, stop or threading.Event())
 
 
 def start_train(*arguments: object, **options: Any) -> subprocess.Popen[str]:

@@ -131,29 +131,45 @@ class BatchReader(TorchDataset[Any]):
         return Batch(pixels, ids, one, torch.full((1, 2), IGNORED), (), images)
 
 
-def read_batches(reader: BatchReader, keys: Iterable[Key], options: BatchOptions) -> Iterator[Batch]:
+class BatchSource:
     """The batches of ``keys``, in their order, made ahead by ``options.dataloader_workers`` processes.
 
     No random number is drawn from torch's own generator, so that where a run begins makes no difference.
 
-    Raises:
-        DataError: an example cannot be used: its image has gone, for example.
+    Args:
+        again: it is gone through several times; the processes stay if the options say so.
     """
-    workers = options.dataloader_workers
-    loader: DataLoader[Any] = DataLoader(
-        reader,
-        sampler=keys,
-        batch_size=None,  # a key is a batch
-        num_workers=workers,
-        worker_init_fn=_begin_worker,
-        prefetch_factor=options.dataloader_prefetch_factor if workers else None,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),
-    )
-    for batch in loader:
-        if isinstance(batch, str):
-            raise DataError(batch)
-        yield batch
+
+    def __init__(
+        self, reader: BatchReader, keys: Iterable[Key], options: BatchOptions, *, again: bool = False
+    ) -> None:
+        workers = options.dataloader_workers
+        self._loader: DataLoader[Any] = DataLoader(
+            reader,
+            sampler=keys,
+            batch_size=None,  # a key is a batch
+            num_workers=workers,
+            worker_init_fn=_begin_worker,
+            prefetch_factor=options.dataloader_prefetch_factor if workers else None,
+            persistent_workers=again and workers > 0 and options.persistent_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """
+        Raises:
+            DataError: an example cannot be used: its image has gone, for example.
+        """
+        for batch in self._loader:
+            if isinstance(batch, str):
+                raise DataError(batch)
+            yield batch
+
+
+def read_batches(reader: BatchReader, keys: Iterable[Key], options: BatchOptions) -> Iterator[Batch]:
+    """Those of a :class:`BatchSource`, once."""
+    return iter(BatchSource(reader, keys, options))
 
 
 def _begin_worker(number: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .atomic import atomic_folder, remove_folder
@@ -15,6 +17,7 @@ from .metrics import METRICS
 CONFIG = "training_config.yaml"
 SPLIT = "split.json"
 FINAL = "final"
+_LOCK = ".lock"
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
@@ -40,6 +43,30 @@ def check_folder(folder: Path, *, resume: bool) -> None:
             f"{folder} cannot be written to: {error.strerror or error}. Choose another output_dir, or make "
             "it writable."
         ) from error
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Within, no other process trains in ``folder``; also over after a kill.
+
+    Raises:
+        TrainingError: another one does.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise TrainingError(f"another process trains in {folder} now. Wait for it, or end it.") from error
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_final(folder: Path, checkpoint: Path) -> Path:

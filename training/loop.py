@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
 
 from .errors import DataError, DivergedError, TrainingError
 from .loss import BatchError, NotANumberError, WindowLoss, backward_window
-from .optimizers import switch_to
+from .optimizers import switch_to, weights_for_use
 from .order import Order, WindowKey
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Timing:
     log: int = 1
     evaluate_first: bool = False  # also before the first step
     save_each: int | None = None  # besides: after so many steps, an epoch's
+    judge_saved: bool = True  # evaluate whenever a checkpoint is written, which so may be the best
 
     def evaluates(self, step: int) -> bool:
         """Whether there is an evaluation after ``step`` steps."""
@@ -45,8 +46,7 @@ class Timing:
             return False
         if step == 0:
             return self.evaluate_first
-        # a checkpoint can only be the best if it was looked at
-        return step % self.evaluate == 0 or self.saves(step)
+        return step % self.evaluate == 0 or step == self.steps or (self.judge_saved and self.saves(step))
 
     def saves(self, step: int) -> bool:
         """Whether there is a checkpoint after ``step`` steps."""
@@ -82,8 +82,8 @@ class Loop:
     checkpoints: Checkpoints
     progress: Progress
     watcher: Watcher
-    evaluate: Callable[[threading.Event], dict[str, Any] | None] | None = None
-    """Gives ``evaluation_loss`` and more for the log; None if the event was set meanwhile."""
+    evaluate: Callable[[int, threading.Event], dict[str, Any] | None] | None = None
+    """Takes the step; gives ``evaluation_loss`` and more for the log; None if the event was set meanwhile."""
     clip_grad_norm: float | None = None
     names: Callable[[int], str] = str  # of examples, for messages
     around_step: Callable[[], AbstractContextManager[Any]] = nullcontext  # what activations need
@@ -97,7 +97,7 @@ class Loop:
             TrainingError: a checkpoint cannot be written.
         """
         self.model.train()
-        switch_to(self.optimizer, "train")
+        switch_to(self.schedule.optimizer, "train")
         self._catch_up(stop)
         batches = self._batches()
         try:
@@ -196,9 +196,8 @@ class Loop:
         """False if it was cut off."""
         if self.evaluate is None:
             return True
-        switch_to(self.optimizer, "eval")
-        found = self.evaluate(stop)
-        switch_to(self.optimizer, "train")
+        with weights_for_use(self.schedule.optimizer):
+            found = self.evaluate(self.progress.step, stop)
         if found is None:
             return False
         self.progress.evaluated_step = self.progress.step
@@ -224,7 +223,7 @@ class Loop:
             progress.best_step, progress.best_loss = progress.step, loss
         return progress.best_step == progress.step
 
-    def _report(self, key: WindowKey, error: BaseException) -> None:
+    def _report(self, key: WindowKey, error: BaseException) -> NoReturn:
         """Say in which batch memory ran out; another error is what it is."""
         from ..models_cache import is_out_of_memory
 

@@ -72,7 +72,7 @@ def backward_window(
                 summed = forward(model, batch, device).loss
                 # processes' gradients are averaged, which would divide by their number once more
                 accelerator.backward(summed * (accelerator.num_processes / tokens))
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 raise BatchError(place) from error
         losses.append(summed.detach().float())
     return _gathered(accelerator, torch.stack(losses), tokens, stop)

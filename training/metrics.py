@@ -94,14 +94,19 @@ def start_trackers(accelerator: Accelerator, config: TrainConfig, step: int) -> 
 def log_to_trackers(accelerator: Accelerator, entry: Entry) -> None:
     """Give an entry to all of them, under names that they group."""
     kind = "evaluation" if "evaluation_loss" in entry else "train"
+    rest = {name.removeprefix("evaluation_"): value for name, value in entry.items() if name != "step"}
+    accelerator.log(_flat(rest, kind), step=entry["step"])
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """All numbers, under names with slashes."""
     numbers: dict[str, float] = {}
-    for name, value in entry.items():
-        short = name.removeprefix("evaluation_")
+    for name, value in values.items():
         if isinstance(value, Mapping):
-            numbers |= {f"{kind}/{short}/{part}": number for part, number in value.items()}
-        elif isinstance(value, (int, float)) and name != "step":
-            numbers[f"{kind}/{short}"] = value
-    accelerator.log(numbers, step=entry["step"])
+            numbers |= _flat(value, f"{prefix}/{name}")
+        elif isinstance(value, (int, float)):
+            numbers[f"{prefix}/{name}"] = value
+    return numbers
 
 
 def _wandb_id(run_name: str) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +211,7 @@ def _tried(options: OptimizerOptions, device: torch.device, *, interrupted: bool
 
 
 def switch_to(optimizer: torch.optim.Optimizer, mode: str) -> None:
-    """Tell optimisers without a schedule ("schedule-free"), which keep two sets of weights, which is wanted.
+    """Tell an optimiser that keeps two sets of weights ("schedule-free", SPlus) which is wanted.
 
     Args:
         mode: "train" for those that gradients belong to, "eval" for those that are to be used and saved.
@@ -218,3 +219,23 @@ def switch_to(optimizer: torch.optim.Optimizer, mode: str) -> None:
     switch: Callable[[], None] | None = getattr(optimizer, mode, None)
     if switch is not None:
         switch()
+
+
+@contextmanager
+def weights_for_use(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Within, an optimiser's parameters are those that are to be used and saved; after it, what they were.
+
+    There and back such optimisers only come about: a run would depend on how often it was looked at.
+    """
+    if not hasattr(optimizer, "eval"):
+        yield
+        return
+    parts = [part for group in optimizer.param_groups for part in group["params"]]
+    before = [part.detach().clone() for part in parts]
+    switch_to(optimizer, "eval")
+    try:
+        yield
+    finally:
+        switch_to(optimizer, "train")
+        for part, value in zip(parts, before, strict=True):
+            part.data.copy_(value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -68,16 +69,13 @@ class Order:
             yield WindowKey(number // self.windows, number % self.windows)
 
     def _epoch(self, epoch: int) -> Sequence[int]:
-        if not self.shuffled:
-            return range(self.examples)
-        # one window after the other asks for the same epoch; a permutation of millions takes a while
-        kept = self.__dict__.get("_kept")
-        if kept is None or kept[0] != epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.examples).tolist()
-            kept = (epoch, order)
-            object.__setattr__(self, "_kept", kept)
-        order_of_epoch: list[int] = kept[1]
-        return order_of_epoch
+        return _permutation(self.examples, self.seed, epoch) if self.shuffled else range(self.examples)
+
+
+@lru_cache(maxsize=3)  # batches are read ahead, beyond an epoch's end
+def _permutation(count: int, seed: int, epoch: int) -> list[int]:
+    order: list[int] = np.random.default_rng([seed, epoch]).permutation(count).tolist()
+    return order
 
 
 def _shared(indices: Sequence[int], processes: int) -> list[Indices]:

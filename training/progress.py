@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -11,6 +13,23 @@ if TYPE_CHECKING:
     from .metrics import Entry
 
 _SECONDS = 30.0  # between lines, where there is no terminal
+
+
+@contextmanager
+def checking_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar, in a terminal, for looking at images; it is told how many of how many are done."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="image", desc="checking", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
 
 
 class Teller:

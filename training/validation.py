@@ -18,7 +18,7 @@ from .order import Order, WindowKey
 from .state import random_states, set_random_states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from accelerate import Accelerator
     from torch import nn
@@ -63,7 +63,7 @@ class HeldOut:
 
 
 def evaluate(
-    accelerator: Accelerator, model: nn.Module, held_out: HeldOut, batches: Iterator[Batch], stop: Event
+    accelerator: Accelerator, model: nn.Module, held_out: HeldOut, batches: Iterable[Batch], stop: Event
 ) -> EvaluationLoss | None:
     """The loss of ``batches``, those of ``held_out`` for this process; None if ``stop`` was set meanwhile.
 
@@ -78,9 +78,24 @@ def evaluate(
         for instruction, batch in zip(held_out.instructions_of_batches(), batches, strict=True):
             if stop.is_set() and accelerator.num_processes == 1:
                 return None
-            loss = float(forward(model, batch, accelerator.device).loss)
+            loss = _loss_of(accelerator, model, batch)
             sums[names.index(instruction)] += torch.tensor([loss, batch.tokens], dtype=torch.float64)
     return _result(names, _over_processes(accelerator, sums))
+
+
+def _loss_of(accelerator: Accelerator, model: nn.Module, batch: Batch) -> float:
+    """Summed over the batch's target tokens."""
+    from ..models_cache import is_out_of_memory
+
+    try:
+        return float(forward(model, batch, accelerator.device).loss)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DivergedError(
+            f"out of memory with a held-out batch of {', '.join(batch.names)}. Make eval_batch_size smaller "
+            f"than {len(batch.names)}. The result is the same."
+        ) from error
 
 
 @contextmanager

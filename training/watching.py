@@ -47,6 +47,10 @@ class RunWatcher:
         """A checkpoint is written."""
         self._teller.saved(self._checkpoints.path(step), best=best)
 
+    def say(self, line: str) -> None:
+        """Something for people alone."""
+        self._teller.say(line)
+
     def close(self) -> None:
         """The run is over, or has failed."""
         if self._metrics is not None:

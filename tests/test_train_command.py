@@ -1,0 +1,194 @@
+"""``promptgen train``: what people type, and what they are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from promptgen.training.metrics import read_metrics
+
+from .checkpoints import REFERENCE
+from .command_line import Promptgen
+from .training_runs import checkpoint_names, draw_data, environment, settings, write_settings
+
+PUBLISHED: dict[str, Any] = {
+    "model_name": "microsoft/Florence-2-base",
+    "task_prompt": "<CAPTION>",
+    "dataset_path": "./0000_Datasets/Gemini",
+    "wandb_project_name": "Florence-2-base",
+    "run_name": "Florence-2-base-gemini-2.0-flash-thinking-exp-1219-v0.2-run1",
+    "epochs": 2,
+    "optimizer": "CAME",
+    "learning_rate": 3e-6,
+    "lr_scheduler": "REX",
+    "gradient_checkpointing": True,
+    "freeze_vision": False,
+    "freeze_language": False,
+    "freeze_other": False,
+    "train_batch_size": 8,
+    "eval_batch_size": 8,
+    "gradient_accumulation_steps": 4,
+    "clip_grad_norm": 1,
+    "weight_decay": 1e-2,
+    "save_total_limit": 3,
+    "save_steps": 10,
+    "eval_steps": 10,
+    "warmup_steps": 10,
+    "eval_split_ratio": 0.05,
+    "seed": 42,
+    "filtering_processes": 128,
+    "attn_implementation": "sdpa",
+}
+"""The configuration on the model card of PJMixers-Images' fine-tune, as it stands there."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_data(tmp_path_factory.mktemp("data"))
+
+
+def test_the_published_configuration_runs(
+    data: Path, tmp_path: Path, promptgen: Promptgen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the places of model and data, it is as published."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    Path("published.json").write_text(json.dumps(PUBLISHED | {"dataset_path": str(data)}), encoding="utf-8")
+    done = promptgen("train", "published.json", "--set", f"model_name={REFERENCE}", "--cpu", "--offline")
+    assert done.status == 0, done.stderr
+    folder = Path("checkpoints", PUBLISHED["run_name"])
+    assert str(folder / "final") in done.stderr
+    assert "filtering_processes" in done.stderr  # has no effect, and why
+    assert "never reaches" in done.stderr  # ten steps of warm-up, of two in all
+    entries = read_metrics(folder / "metrics.jsonl")
+    assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2]
+    assert entries[0]["learning_rate"] == pytest.approx(3e-7)
+
+
+def test_what_was_trained_captions(data: Path, tmp_path: Path, promptgen: Promptgen) -> None:
+    config = write_settings(tmp_path / "c.yaml", settings(data, tmp_path / "run", lora={"rank": 2}))
+    assert promptgen("train", config, "--set", "max_steps=2", "--cpu", "--quiet").status == 0
+    final = tmp_path / "run/final"
+    picture = data / "00.png"
+    done = promptgen(
+        "caption",
+        picture,
+        "--instruction",
+        "CAPTION",
+        "--model",
+        REFERENCE,
+        "--lora",
+        final,
+        "--device",
+        "cpu",
+    )
+    assert done.status == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_quiet_is_quiet(data: Path, tmp_path: Path, promptgen: Promptgen) -> None:
+    config = write_settings(tmp_path / "c.yaml", settings(data, tmp_path / "run", max_steps=1))
+    done = promptgen("train", config, "--cpu", "-q")
+    assert done == (0, "", "")
+
+
+def test_check_trains_nothing(data: Path, tmp_path: Path, promptgen: Promptgen) -> None:
+    config = write_settings(tmp_path / "c.yaml", settings(data, tmp_path / "run"))
+    done = promptgen("train", config, "--check", "--cpu")
+    assert done.status == 0, done.stderr
+    assert "CAPTION" in done.stderr  # the table of the data
+    assert not (tmp_path / "run").exists()
+
+
+def test_captions_and_scores_in_the_course_of_a_run(data: Path, tmp_path: Path, promptgen: Promptgen) -> None:
+    keys = settings(
+        data, tmp_path / "run", max_steps=2, eval_steps=1, do_extra_eval=True, eval_max_new_tokens=8,
+        print_first_batch_predictions=True, eval_num_beams=1,
+    )  # fmt: skip
+    config = write_settings(tmp_path / "c.yaml", keys)
+    done = promptgen("train", config, "--cpu")
+    assert done.status == 0, done.stderr
+    assert done.stderr.count("wanted: a ") == 4  # two evaluations, of which the first batch is shown
+    entries = [entry for entry in read_metrics(tmp_path / "run/metrics.jsonl") if "evaluation_loss" in entry]
+    assert [set(entry["scores"]) for entry in entries] == [{"CAPTION"}] * 2
+    assert isinstance(entries[0]["scores"]["CAPTION"]["ROUGE-L"], float)
+    names = sorted(path.name for path in (tmp_path / "run/predictions").iterdir())
+    assert names == ["step-1.jsonl", "step-2.jsonl"]
+    assert not list((tmp_path / "run").glob(".unfinished*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"learning_rat": 1e-3}, 2, "learning_rate"),
+        ({"dataset_config": ["nowhere"]}, 1, "nowhere"),
+        ({"eval_split": 13}, 1, "train"),
+        ({"optimizer": "SAM"}, 1, "SAM"),
+        ({"freeze": ["no_such_layer.*"]}, 1, "no_such_layer"),
+        ({"output_dir": os.devnull + "/run"}, 1, "cannot be written to"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_what_will_not_do_is_one_line_and_a_status(
+    data: Path, tmp_path: Path, promptgen: Promptgen, changes: dict[str, Any], status: int, words: str
+) -> None:
+    config = write_settings(tmp_path / "c.yaml", settings(data, tmp_path / "run") | changes)
+    done = promptgen("train", config, "--cpu", "--offline")
+    assert done.status == status, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no-such.yaml"], "no-such.yaml"),
+        (["{config}", "--set", "learning_rate"], "KEY=VALUE"),
+        (["{config}", "--set", "learning_rate=fast"], "learning_rate"),
+        (["{config}", "--set", "nonsense=1"], "nonsense"),
+    ],
+)
+def test_wrong_usage(
+    data: Path, tmp_path: Path, promptgen: Promptgen, arguments: list[str], words: str
+) -> None:
+    config = write_settings(tmp_path / "c.yaml", settings(data, tmp_path / "run"))
+    done = promptgen("train", *[argument.format(config=config) for argument in arguments])
+    assert done.status == 2
+    assert words in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="gloo")
+def test_two_processes_make_the_steps_of_one(data: Path, tmp_path: Path) -> None:
+    """Of half the batch each; the last window of an epoch has one example, and so work for one of them."""
+    found = []
+    for processes, batch in ((1, 4), (2, 2)):
+        output = tmp_path / f"of-{processes}"
+        keys = settings(
+            data, output, train_batch_size=batch, gradient_accumulation_steps=1, dropout=0.0,
+            eval_split=4, eval_batch_size=batch, max_steps=6, attention_dropout=0.0, activation_dropout=0.0,
+            drop_path_rate=0.0,
+        )  # fmt: skip
+        config = write_settings(tmp_path / f"{processes}.yaml", keys)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        launch += ["--master_port", "0"] if processes == 1 else ["--standalone"]
+        command = [*launch, "-m", "promptgen.cli", "train", str(config), "--cpu", "--offline"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+        assert done.returncode == 0, done.stderr
+        found.append(read_metrics(output / "metrics.jsonl"))
+        assert checkpoint_names(output)[-1] == "checkpoint-6"
+        assert len(list((output / "checkpoint-6/training_state").glob("random_?.pt"))) == processes
+        resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=environment())
+        assert resumed.returncode == 0, resumed.stderr
+    one, two = found
+    assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
+    for mine, theirs in zip(one, two, strict=True):
+        for name in ("loss", "gradient_norm", "evaluation_loss"):
+            assert theirs.get(name) == pytest.approx(mine.get(name), rel=1e-3)
+        assert theirs.get("tokens") == mine.get("tokens")
