@@ -16,6 +16,7 @@ from promptgen.benchmarks.random_checkpoint import SIZES, make_config, random_ne
 from promptgen.florence2.lora import read_adapter
 from promptgen.training.config import SaveOptions
 from promptgen.training.errors import TrainingError
+from promptgen.training.merging import merge_adapters
 from promptgen.training.model_options import LoraOptions
 from promptgen.training.network import TrainableModel
 from promptgen.training.saving import check_saving, save_model
@@ -164,6 +165,14 @@ def test_an_adapters_file_says_what_it_is_for(tmp_path: Path) -> None:
     assert read_adapter(tmp_path, load(REFERENCE).config).base == "somebody/base"
 
 
+def test_names_of_the_catalogue_lead_an_adapter_to_its_base_on_the_hub(tmp_path: Path) -> None:
+    save_model(
+        still(lora=LoraOptions()), tmp_path, SaveOptions(), base_model="Florence-2-base-PromptGen-v2.0"
+    )
+    settings = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
+    assert settings["base_model_name_or_path"] == "MiaoshouAI/Florence-2-base-PromptGen-v2.0"
+
+
 def test_only_the_adapter_is_trained() -> None:
     model = still(lora=LoraOptions(target_modules=("q_proj",)))
     names = [name for name, _ in model.trainable_parameters()]
@@ -250,3 +259,26 @@ def test_an_adapter_of_the_head_is_used_but_not_merged(tmp_path: Path, options: 
         check_saving(model, SaveOptions())
     adapter = saved(tmp_path / "adapter", trained(LoraOptions(**options)))
     assert answers(load(REFERENCE, adapter)) != answers(load(REFERENCE))
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+def test_adapters_that_were_saved_can_be_merged_later(tmp_path: Path, strength: float) -> None:
+    adapters = [
+        (saved(tmp_path / name, trained(options)), strength)
+        for name, options in (("one", LoraOptions()), ("two", LoraOptions(use_dora=True, rank=2)))
+    ]
+    merge_adapters(
+        REFERENCE, adapters, tmp_path / "merged", SaveOptions(save_dtype="fp32", save_format="both")
+    )
+    wanted = dict(load(REFERENCE).with_adapters(adapters).network.named_parameters())
+    merged = load(tmp_path / "merged")
+    for name, part in merged.network.named_parameters():
+        assert torch.equal(part, wanted[name]), name
+    assert answers(merged) == answers(load(tmp_path / "merged" / "converted"))
+
+
+def test_adapters_of_the_head_are_not_merged_later(tmp_path: Path) -> None:
+    adapter = saved(tmp_path / "adapter", trained(LoraOptions(target_modules=("lm_head",))))
+    with pytest.raises(TrainingError, match="changes the head or an embedding"):
+        merge_adapters(REFERENCE, [(adapter, 1.0)], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from promptgen.training.base_model import base_model_id
 from promptgen.training.card import CARD, DataFacts, card, write_card
 from promptgen.training.config import (
     CheckpointOptions,
@@ -99,3 +100,17 @@ def test_facts_count_each_example_once(tmp_path: Path) -> None:
     facts = DataFacts.of([one, two, three, one], [example("3.png", "OCR")], prompts)
     assert facts == DataFacts({"CAPTION": 2, "OCR": 1}, 2, 1, 1, {"CAPTION": "<CAPTION>"})
     assert "| `CAPTION` | `<CAPTION>` |" in card(config(), facts, [])
+
+
+def test_a_folder_of_a_name_as_on_the_hub_is_not_the_hubs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert base_model_id("microsoft/Florence-2-base") == "microsoft/Florence-2-base"
+    assert base_model_id("somebody/else") == "somebody/else"
+    monkeypatch.chdir(tmp_path)
+    for name in ("microsoft/Florence-2-base", "somebody/else", "Florence-2-base-PromptGen-v2.0"):
+        Path(name).mkdir(parents=True)
+    assert base_model_id("microsoft/Florence-2-base") is None
+    assert base_model_id("somebody/else") is None
+    assert base_model_id("Florence-2-base-PromptGen-v2.0") == "MiaoshouAI/Florence-2-base-PromptGen-v2.0"
+    assert base_model_id("demo") is None

@@ -90,8 +90,9 @@ def test_padding_has_no_part_in_the_loss_nor_in_gradients() -> None:
     assert gradient_norms(model) == pytest.approx(wanted, rel=1e-4, abs=1e-7)
 
 
-def test_a_batch_without_targets_is_a_loss_of_zero() -> None:
-    model = still()
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_batch_without_targets_is_a_loss_of_zero(gradient_checkpointing: bool) -> None:
+    model = still(gradient_checkpointing=gradient_checkpointing)
     inputs = reference_batch(model)
     inputs["labels"] = torch.full_like(inputs["labels"], IGNORED)
     losses = model(**inputs)
@@ -160,6 +161,9 @@ FREEZING: dict[str, tuple[tuple[str, ...], str, str]] = {  # patterns, what is f
     "a pattern": (("*.decoder.*",), TIED[0], "language_model.model.encoder.layers.0.fc1.weight"),
     "a beginning": (("vision_tower.blocks.2",), "vision_tower.blocks.2.0.spatial_block.ffn.fn.net.fc1.weight",
                     "vision_tower.blocks.3.0.spatial_block.ffn.fn.net.fc1.weight"),
+    "the converted format": (("model.language_model.decoder.*",),
+                             "language_model.model.decoder.layers.1.fc1.weight",
+                             "language_model.model.encoder.layers.1.fc1.weight"),
     "an exception": (("*", "!language_model.model.decoder.layers.*"), "image_projection",
                      "language_model.model.decoder.layers.1.fc1.weight"),
     "the tied matrix by another name": (("language_model.lm_head",), TIED[0], "image_projection"),

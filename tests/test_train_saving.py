@@ -39,8 +39,13 @@ def saved(folder: Path, model: TrainableModel, **options: Any) -> Path:
 
 
 def converted_base(folder: Path) -> Path:
+    """With a key of the other format, as transformers' own script leaves it."""
     config = make_config(**SIZES["tiny"])
-    return write_checkpoint(folder, random_network(config), dtype="fp32", form="converted")
+    write_checkpoint(folder, random_network(config), dtype="fp32", form="converted")
+    edit_json(
+        folder / "config.json", lambda raw: raw["vision_config"].update(dim_embed=[*config.vision.dim_embed])
+    )
+    return folder
 
 
 # --- the original format -----------------------------------------------------------------------------------

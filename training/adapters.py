@@ -165,7 +165,7 @@ def add_adapters(network: Florence2Network, options: LoraOptions) -> Adapters:
         raise TrainingError("freeze and lora.modules_to_save leave no layer for LoRA. Take something out.")
     settings = LoraConfig(
         r=options.rank,
-        lora_alpha=options.alpha,  # type: ignore[arg-type]  # of any kind, whatever peft says
+        lora_alpha=_whole(options.alpha),
         lora_dropout=options.dropout,
         use_dora=options.use_dora,
         use_rslora=options.use_rslora,
@@ -178,6 +178,11 @@ def add_adapters(network: Florence2Network, options: LoraOptions) -> Adapters:
         if name.replace(".base_layer.", ".") in frozen:
             parameter.requires_grad_(False)
     return Adapters(network, peft_model, targets)
+
+
+def _whole(number: float) -> int:
+    """As peft has it where that can be; it takes other numbers as well."""
+    return int(number) if number == int(number) else number  # type: ignore[return-value]
 
 
 def _targets(network: Florence2Network, wanted: Sequence[str]) -> list[str]:
@@ -219,7 +224,10 @@ def _chosen(network: Florence2Network, wanted: Sequence[str], key: str, fits: An
 
 
 def _is_meant(name: str, pattern: str) -> bool:
-    return name == pattern or name.endswith(f".{pattern}") or fnmatchcase(name, pattern)
+    return any(
+        public == pattern or public.endswith(f".{pattern}") or fnmatchcase(public, pattern)
+        for public in (name, converted_name(name))
+    )
 
 
 def _has_parameters(module: nn.Module) -> bool:

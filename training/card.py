@@ -11,8 +11,7 @@ from typing import Any
 
 from .._version import __version__
 from ..captioning.instructions import find_instruction
-from ..models_cache import find_entry
-from ..models_cache.catalogue import HUB_ID
+from .base_model import base_model_id
 from .config import CheckpointOptions, DataOptions, RunOptions, TrainConfig
 from .config_values import config_mapping
 from .data.examples import Example
@@ -86,21 +85,12 @@ def card(config: TrainConfig, data: DataFacts, entries: Sequence[Mapping[str, An
     return "\n".join(part for part in parts if part)
 
 
-def base_model_id(name: str) -> str | None:
-    """The Hub id of what was trained, by the name that the run's configuration has; None of a folder."""
-    entry = find_entry(name)
-    if entry is not None:
-        return entry.hub_id
-    return name if HUB_ID.fullmatch(name) and not Path(name).exists() else None
-
-
 def _front_matter(config: TrainConfig) -> str:
     from huggingface_hub import ModelCardData
 
     is_adapter = config.model.lora is not None
     data = ModelCardData(
         base_model=base_model_id(config.checkpoint.model_name),
-        language="en",
         library_name="peft" if is_adapter else "transformers",
         model_name=config.run.run_name,
         pipeline_tag="image-text-to-text",

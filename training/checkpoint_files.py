@@ -40,7 +40,7 @@ _ANSWERS = (
 
 def is_converted(folder: Path) -> bool:
     """Whether a checkpoint folder is in transformers' own format."""
-    return "dim_embed" not in read_json(folder / "config.json")["vision_config"]
+    return "embed_dim" in read_json(folder / "config.json")["vision_config"]
 
 
 def write_original_files(folder: Path, source: Path, dtype: str) -> None:
@@ -62,14 +62,13 @@ def write_original_files(folder: Path, source: Path, dtype: str) -> None:
     _write_json(
         folder / "preprocessor_config.json", _image_settings(config, source) | {"auto_map": _PROCESSOR_CODE}
     )
-    for name in _TOKENIZER:
+    for name in (*_TOKENIZER, _TOKENIZER_SETTINGS):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
-    tokens = _tokenizer_settings(source)
-    _write_json(
-        folder / _TOKENIZER_SETTINGS,
-        {name: value for name, value in tokens.items() if name not in _ONLY_CONVERTED},
-    )
+    if is_converted(source):
+        tokens = _tokenizer_settings(source)
+        kept = {name: value for name, value in tokens.items() if name not in _ONLY_CONVERTED}
+        _write_json(folder / _TOKENIZER_SETTINGS, kept)
 
 
 def write_converted_files(folder: Path, source: Path, text: TextProcessor, dtype: str) -> int:

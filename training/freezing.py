@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from ..florence2.conversion import converted_name
 from ..florence2.loading import TIED, published_names
 from ..florence2.network import Florence2Network
 from .errors import TrainingError
@@ -88,7 +89,8 @@ def trained_parts(network: nn.Module) -> set[str]:
 
 
 def _names(network: Florence2Network) -> dict[str, list[str]]:
-    """Our names of all parameters, with the published ones: of the tied matrix four."""
+    """Our names of all parameters, with those of both published formats; the tied matrix has several."""
     names = [name for name, _ in network.named_parameters()]
     published = published_names(names, network.config)
-    return {name: [*TIED] if name in TIED else [published[name]] for name in names}
+    original = {name: [*TIED] if name in TIED else [published[name]] for name in names}
+    return {name: [*given, *map(converted_name, given)] for name, given in original.items()}

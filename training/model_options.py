@@ -27,8 +27,8 @@ class LoraOptions:
     use_dora: bool = False
     use_rslora: bool = False
     target_modules: tuple[str, ...] = ()
-    """Ends of published names of layers (``q_proj``) or shell patterns of whole ones. None given: every
-    linear layer of the parts that are not frozen, but for the head."""
+    """Ends of published names of layers (``q_proj``), of either format, or shell patterns of whole ones. None
+    given: every linear layer of the parts that are not frozen, but for the head."""
     modules_to_save: tuple[str, ...] = ()
     """Layers, named in the same way, that are trained as a whole and saved in the adapter."""
     bias: str = "none"

@@ -48,6 +48,9 @@ class TrainableModel(nn.Module):
     and the matrices of the adapters are trained.
     """
 
+    # what FSDP keeps on one device at a time, where its configuration names nothing
+    _no_split_modules = ("SpatialBlock", "ChannelBlock", "BartEncoderLayer", "BartDecoderLayer")
+
     def __init__(
         self, folder: Path, network: Florence2Network, text: TextProcessor, options: ModelOptions
     ) -> None:
@@ -234,6 +237,9 @@ def _checkpoint_gradients(network: Florence2Network) -> None:
     for stage in network.vision_tower.stages:  # and not the tower as well, which would do it twice
         stage.set_grad_checkpointing(True)
     model: Any = network.language_model
+    for part in model.modules():
+        if hasattr(part, "config"):
+            part.config.use_cache = False  # else each run says that it is switched off
     enable = getattr(model, "activation_checkpointing_enable", None)
     if enable is not None:
         enable(activation_checkpointing_kwargs={"use_reentrant": False})

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..florence2 import Florence2Model
 from ..florence2.conversion import check_logits_bias, converted_config, converted_state
 from ..florence2.devices import DTYPES
 from ..florence2.loading import in_original_names
 from ..florence2.weights import SAFETENSORS, open_weights
+from .base_model import base_model_id
 from .checkpoint_files import is_converted, write_converted_files, write_original_files
 from .config import SaveOptions
 from .errors import TrainingError
@@ -79,9 +81,16 @@ def save_model(
 
 
 def save_checkpoint(
-    model: TrainableModel, folder: Path, options: SaveOptions, network_state: Mapping[str, Tensor]
+    model: TrainableModel | Florence2Model,
+    folder: Path,
+    options: SaveOptions,
+    network_state: Mapping[str, Tensor],
 ) -> None:
-    """Write a whole checkpoint from a network's tensors, by its names without adapters."""
+    """Write a whole checkpoint from a network's tensors, by its names without adapters.
+
+    Args:
+        model: says which checkpoint it was.
+    """
     dtype = _dtype(model.folder, options.save_dtype)
     original = in_original_names(network_state, model.config)
     if options.save_format != "converted":
@@ -109,6 +118,7 @@ def save_adapter(
     # an adapter is small, and trained in fp32 whatever its base is held in
     dtype = torch.float32 if options.save_dtype == "checkpoint" else _dtype(model.folder, options.save_dtype)
     converted = options.save_format == "converted" or is_converted(model.folder)
+    base_model = base_model_id(base_model) or base_model  # where peft and others find it
     model.adapters.save(folder, base_model, converted=converted, dtype=dtype, network_state=network_state)
     if options.save_format == "both" and not converted:
         model.adapters.save(
