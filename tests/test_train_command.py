@@ -180,8 +180,8 @@ def test_two_processes_make_the_steps_of_one(data: Path, tmp_path: Path) -> None
             drop_path_rate=0.0,
         )  # fmt: skip
         config = write_settings(tmp_path / f"{processes}.yaml", keys)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-        launch += ["--master_port", "0"] if processes == 1 else ["--standalone"]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launch += ["--nproc_per_node", str(processes)]
         command = [*launch, "-m", "promptgen.cli", "train", str(config), "--cpu", "--offline"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
         assert done.returncode == 0, done.stderr
@@ -193,6 +193,6 @@ def test_two_processes_make_the_steps_of_one(data: Path, tmp_path: Path) -> None
     one, two = found
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
     for mine, theirs in zip(one, two, strict=True):
-        for name in ("loss", "gradient_norm", "evaluation_loss"):
-            assert theirs.get(name) == pytest.approx(mine.get(name), rel=1e-3)
+        for name in {"loss", "gradient_norm", "evaluation_loss"} & mine.keys():
+            assert theirs[name] == pytest.approx(mine[name], rel=1e-3)
         assert theirs.get("tokens") == mine.get("tokens")
