@@ -200,6 +200,14 @@ def test_every_wrong_key_is_named_at_once_with_the_nearest() -> None:
         ({"sources": ["a"]}, "sources: there is no such key"),
         ({"wandb": True}, "wandb_project_name: name the project"),
         ({"prompts": {"CAPTOIN": "x"}}, "Did you mean CAPTION?"),
+        ({"prompts": {"CAPTION": "x", "<caption>": "y"}}, "prompts: CAPTION is there twice"),
+        ({"prompts": {"OPEN_VOCABULARY_DETECTION": "Where?"}}, "prompts: OPEN_VOCABULARY_DETECTION takes a"),
+        ({"save_total_limit": "None"}, "save_total_limit: None is a text here; leave it blank"),
+        ({"wandb_project_name": "None"}, "wandb_project_name: None is a text here"),
+        ({"dataset_config": ""}, "dataset_config.path: it is empty"),
+        ({"dataset_config": {"folder_path": "a"}}, "dataset_config.folder_path: there is no such key; here "),
+        ({"lora": {"r": 8}}, "lora.r: there is no such key; here it is rank"),
+        ({"eval_split_ratio": 5}, "eval_split_ratio: 5 is not below 1; "),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_told_with_its_key(keys: dict[str, Any], told: str) -> None:
@@ -221,6 +229,8 @@ def test_a_mistake_hides_no_other() -> None:
         ("a.yaml", "epochs: [2", "it is no YAML"),
         ("a.json", '{"epochs": 2,}', "it is no JSON"),
         ("a.yaml", "- epochs\n", "it holds no keys with values"),
+        ("a.yaml", "? [a, b]\n: c\n", "a key is a list or a mapping (line 1)"),
+        ("a.yaml", "model_name: demo\ndataset_config: a\non: 3\n", "True: there is no such key"),
         ("a.yaml", "!!python/object/apply:os.getcwd []\n", "it is no YAML"),
         ("a.toml", "epochs = 2", "a .yaml, .yml or .json file"),
     ],
@@ -263,6 +273,29 @@ def test_values_as_yaml_spells_them(tmp_path: Path) -> None:
     assert config.saving.save_total_limit is None
 
 
+def test_what_only_looks_like_another_thing(tmp_path: Path) -> None:
+    """Numbers that YAML 1.1 takes for texts, and texts that it takes for days and numbers."""
+    text = (
+        "model_name: demo\ndataset_config: a\nmax_steps: 1e3\noptimizer_args: {eps: 1e-8, betas: [0.9, 1]}\n"
+    )
+    config = read(tmp_path, text)
+    assert config.optimizer.optimizer_args == {"eps": 1e-8, "betas": [0.9, 1]}
+    assert config.run.max_steps == 1000
+    for name in ("2024-11-21", "0042", "1e5"):
+        named = read(tmp_path, f"{text}run_name: {json.dumps(name)}\n")
+        write_config(named, tmp_path / "written.yaml")
+        assert read_config(tmp_path / "written.yaml").run.run_name == name
+        if name != "1e5":
+            assert read(tmp_path, f"{text}run_name: {name}\n").run.run_name == name
+
+
+def test_prompts_are_found_by_any_spelling_of_the_instruction() -> None:
+    assert parse(prompts={"<caption>": "x", "tags": "y"}).data.prompts == {
+        "CAPTION": "x",
+        "GENERATE_TAGS": "y",
+    }
+
+
 def test_a_run_without_a_name_has_the_files(tmp_path: Path) -> None:
     assert read(tmp_path, "model_name: demo\ndataset_config: a\n", "cats.yaml").run.run_name == "cats"
 
@@ -296,6 +329,8 @@ def test_overrides_come_before_the_file(tmp_path: Path) -> None:
     assert (config.model.lora.rank, config.model.lora.alpha) == (8, 4)
     with pytest.raises(ConfigError, match="epochs is no group of options"):
         read(tmp_path, text, overrides={"epochs.first": "1"})
+    with pytest.raises(ConfigError, match=r"--set epochs=\[1: it is no YAML"):
+        read(tmp_path, text, overrides={"epochs": "[1"})
 
 
 def test_a_written_configuration_is_the_same_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,11 @@ def write_config(config: TrainConfig, path: Path) -> None:
     """Write a configuration as YAML, every option of it."""
     import yaml
 
-    text = yaml.safe_dump(config_mapping(config), sort_keys=False, allow_unicode=True)
+    class Dumper(yaml.SafeDumper):
+        """Also quotes texts that are numbers here, such as 1e5, but not for the base."""
+
+    _add_numbers(Dumper)
+    text = yaml.dump(config_mapping(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
 
 
@@ -65,9 +70,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raw = _parse_json(text) if path.suffix.lower() == ".json" else parse_yaml(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+    if not isinstance(raw, dict):
         raise ConfigError(f"{path}: it holds no keys with values, such as 'model_name: demo'")
-    return raw
+    return {str(key): value for key, value in raw.items()}
 
 
 def _parse_json(text: str) -> Any:
@@ -89,6 +94,10 @@ def _without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def parse_yaml(text: str) -> Any:
     """YAML without tags, in which no mapping has a key twice.
 
+    Numbers are those of JSON, and what only looks like another thing is a text: ``1e-8`` is a number, as
+    YAML 1.2 has it; ``2024-11-21`` and ``12:30:45``, which YAML 1.1 takes for a day and for a number to the
+    base of 60, are names of runs. ``on``, ``yes``, ``off`` and ``no`` are true and false, as published.
+
     Raises:
         ConfigError: it is none, or pyyaml is not installed.
     """
@@ -102,20 +111,47 @@ def parse_yaml(text: str) -> Any:
     class Loader(yaml.SafeLoader):
         """Refuses what the base quietly takes."""
 
+        yaml_implicit_resolvers = {  # noqa: RUF012 - as the base has it
+            first: [(tag, pattern) for tag, pattern in found if tag not in _OTHERWISE]
+            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen = set()
             for key_node, _ in node.value:
+                line = key_node.start_mark.line + 1
+                if not isinstance(key_node.value, str):
+                    raise ConfigError(f"a key is a list or a mapping (line {line}); a key is a name")
                 if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                    raise ConfigError(
-                        f"{key_node.value}: it is given twice (line {key_node.start_mark.line + 1})"
-                    )
-                seen.add(key_node.value if isinstance(key_node.value, str) else id(key_node))
+                    raise ConfigError(f"{key_node.value}: it is given twice (line {line})")
+                seen.add(key_node.value)
             return super().construct_mapping(node, deep)
 
+    _add_numbers(Loader)
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"it is no YAML: {' '.join(str(error).split())}") from error
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_OTHERWISE = (_INT, _FLOAT, "tag:yaml.org,2002:timestamp")
+_EXPONENT = r"[eE][-+]?[0-9]+"
+# What numbers look like, and begin with. 0042 is a text, which stays one in a name and becomes 42 elsewhere.
+_NUMBERS = {
+    _INT: (r"[-+]?(0|[1-9][0-9_]*)$", "-+0123456789"),
+    _FLOAT: (
+        rf"[-+]?([0-9][0-9_]*\.[0-9_]*({_EXPONENT})?|[0-9]+{_EXPONENT}|\.[0-9]+({_EXPONENT})?|\.(inf|Inf|INF))$"
+        r"|\.(nan|NaN|NAN)$",
+        "-+0123456789.",
+    ),
+}
+
+
+def _add_numbers(kind: Any) -> None:
+    """Have a loader or a dumper know numbers as above."""
+    for tag, (pattern, first) in _NUMBERS.items():
+        kind.add_implicit_resolver(tag, re.compile(pattern), list(first))
 
 
 def _override(raw: dict[str, Any], key: str, text: str) -> None:
@@ -128,4 +164,7 @@ def _override(raw: dict[str, Any], key: str, text: str) -> None:
         if not isinstance(nested, dict):
             raise ConfigError(f"{key}: {name} is no group of options")
         place = nested
-    place[last] = parse_yaml(text)
+    try:
+        place[last] = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"--set {key}={text}: {error}; quote it if it is a text") from error

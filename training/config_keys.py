@@ -7,12 +7,12 @@ that is said otherwise here, those that have no effect because there is no need,
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import ConfigError
 
-__all__ = ["FIELD_OF_KEY", "nearest_key", "translate"]
+__all__ = ["FIELD_OF_KEY", "NESTED_NAMES", "nearest_key", "nearest_nested_key", "translate"]
 
 OnNote = Callable[[str], None]
 
@@ -88,6 +88,20 @@ _OTHERS_NAMES = {
     "num_workers": "dataloader_workers",
 }
 
+NESTED_NAMES = {
+    "folder_path": "path",
+    "image_dir": "path",
+    "image_folder": "path",
+    "num_repeats": "repeats",
+    "caption_extension": "extensions",
+    "caption_ext": "extensions",
+    "r": "rank",
+    "dim": "rank",
+    "network_dim": "rank",
+    "network_alpha": "alpha",
+}
+"""The same, of keys within dataset_config and lora."""
+
 
 def translate(raw: Mapping[str, Any], on_note: OnNote) -> tuple[dict[str, Any], list[str]]:
     """From the keys of a file to those of options; what is unknown is left as it is.
@@ -112,10 +126,19 @@ def translate(raw: Mapping[str, Any], on_note: OnNote) -> tuple[dict[str, Any], 
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:
-    """A hint which key was meant: ``; did you mean epochs?``, or nothing."""
-    if key in _OTHERS_NAMES:
-        return f"; here it is {_OTHERS_NAMES[key]}"
-    near = difflib.get_close_matches(key, [*known, *_PUBLISHED], n=1)
+    """A hint which key of a file was meant: ``; did you mean epochs?``, or nothing."""
+    return _hint(key, [*known, *_PUBLISHED], _OTHERS_NAMES)
+
+
+def nearest_nested_key(key: str, known: Iterable[str]) -> str:
+    """The same, of a key in a group of options."""
+    return _hint(key, [*known], NESTED_NAMES)
+
+
+def _hint(key: str, known: Sequence[str], others: Mapping[str, str]) -> str:
+    if others.get(key) in known:
+        return f"; here it is {others[key]}"
+    near = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -184,6 +207,10 @@ def _eval_split(keys: dict[str, Any]) -> None:
         return
     if keys.get("eval_split") is not None:
         raise ConfigError("eval_split_ratio, eval_split: give one of them")
+    if isinstance(ratio, (int, float)) and ratio >= 1:
+        raise ConfigError(
+            f"eval_split_ratio: {ratio:g} is not below 1; to hold out a number of images, use eval_split"
+        )
     keys["eval_split"] = ratio
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from .config import TrainConfig, group_fields
-from .config_keys import FIELD_OF_KEY, nearest_key, translate
+from .config_keys import FIELD_OF_KEY, NESTED_NAMES, nearest_key, nearest_nested_key, translate
 from .data.options import DataSource
 from .errors import ConfigError
 
@@ -111,6 +111,8 @@ def _field_value(key: str, value: Any, hint: Any) -> Any:
     """
     if value is None:
         return None
+    if value == "None" and _takes_none(hint):  # Python's, which YAML takes for a text
+        raise ConfigError(f"{key}: None is a text here; leave it blank, or write null")
     if hint == tuple[DataSource, ...]:
         return tuple(_sources(key, value))
     hint = _without_none(hint)
@@ -132,7 +134,7 @@ def _nested(key: str, value: Any, hint: type) -> Any:
     wrong, given = [], {}
     for name, one in value.items():
         if name not in hints:
-            wrong.append(f"{key}.{name}: there is no such key{nearest_key(str(name), hints)}")
+            wrong.append(f"{key}.{name}: there is no such key{nearest_nested_key(str(name), hints)}")
         elif one is not None or _takes_none(hints[name]):
             try:
                 given[name] = _field_value(f"{key}.{name}", one, hints[name])
@@ -155,6 +157,8 @@ def _converted(key: str, value: Any, hint: Any) -> Any:
         raise ConfigError(f"{key}: {str(value).lower()} is no {'text' if hint is str else 'number'}")
     if hint == tuple[str, ...] and isinstance(value, str):
         value = (value,)
+    if hint is Path and value == "":
+        raise ConfigError(f"{key}: it is empty; write . for the current folder")
     try:
         made = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True)).validate_python(value)
     except ValidationError as error:
@@ -165,7 +169,7 @@ def _converted(key: str, value: Any, hint: Any) -> Any:
 
 def _sources(key: str, value: Any) -> list[DataSource]:
     """A folder or table, a list of them, or as older published files have it, lists by instruction."""
-    if isinstance(value, Mapping) and "path" not in value:
+    if isinstance(value, Mapping) and not _is_source(value):
         return [
             source
             for instruction, places in value.items()
@@ -173,6 +177,12 @@ def _sources(key: str, value: Any) -> list[DataSource]:
             for source in [_source(f"{key}.{instruction}", place, str(instruction))]
         ]
     return [_source(key, place) for place in _listed(value)]
+
+
+def _is_source(given: Mapping[str, Any]) -> bool:
+    """Whether a mapping tells of one source, also if it calls its folder by another name."""
+    known = {*get_type_hints(DataSource), *NESTED_NAMES}
+    return any(key in known for key in given)
 
 
 def _listed(value: Any) -> list[Any]:

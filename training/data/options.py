@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal
 
-from ...captioning.instructions import find_instruction
+from ...captioning.instructions import INPUT_SLOT, find_instruction
 from ..errors import ConfigError
 
 __all__ = ["DataOptions", "DataSource", "Layout"]
@@ -75,5 +75,19 @@ class DataOptions:
             raise ConfigError(f"max_target_tokens: {self.max_target_tokens} leaves no place for a caption")
         if self.eval_sources and self.split_file is not None:
             raise ConfigError("split_file, eval_dataset_config: give one of them")
-        for name in self.prompts:
-            find_instruction(name)
+        object.__setattr__(self, "prompts", _by_instruction(self.prompts))
+
+
+def _by_instruction(prompts: Mapping[str, str]) -> dict[str, str]:
+    """Literal prompts under the names that instructions are known by, however they were spelled."""
+    named: dict[str, str] = {}
+    for name, prompt in prompts.items():
+        instruction = find_instruction(name)
+        if instruction.name in named:
+            raise ConfigError(f"prompts: {instruction.name} is there twice")
+        if instruction.needs_input and INPUT_SLOT not in prompt:
+            raise ConfigError(
+                f"prompts: {instruction.name} takes a text or region; say with {INPUT_SLOT} where it goes"
+            )
+        named[instruction.name] = prompt
+    return named
