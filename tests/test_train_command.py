@@ -130,23 +130,72 @@ def test_captions_and_scores_in_the_course_of_a_run(data: Path, tmp_path: Path, 
     ("changes", "status", "words"),
     [
         ({"learning_rat": 1e-3}, 2, "learning_rate"),
+        ({"learning_rate": "fast"}, 2, "learning_rate"),
         ({"dataset_config": ["nowhere"]}, 1, "nowhere"),
-        ({"eval_split": 13}, 1, "train"),
+        ({"dataset_config": [{"path": "{data}", "instruction": "CAPTIN"}]}, 2, "CAPTION"),
+        ({"dataset_config": ["{empty}"]}, 1, "there are no images in it"),
+        ({"eval_dataset_config": ["{empty}"]}, 1, "there are no images in it"),
+        ({"eval_dataset_config": ["{data}"]}, 1, "none is left to train on"),
+        ({"split_file": "no-split.json"}, 1, "no-split.json"),
+        ({"eval_split": 13}, 1, "leaves none to train on"),
+        ({"model_name": "{empty}"}, 1, "{empty}"),
+        ({"model_name": "nobody/has-this"}, 1, "nobody/has-this"),
         ({"optimizer": "SAM"}, 1, "SAM"),
+        ({"optimizer_args": {"speed": 1}}, 1, "speed"),
         ({"freeze": ["no_such_layer.*"]}, 1, "no_such_layer"),
+        ({"freeze": ["vision", "language", "other"]}, 1, "leaves nothing to train"),
+        ({"lora": {"rank": 0}}, 2, "lora.rank"),
+        ({"lora": {"target_modules": ["no_such_layer"]}}, 1, "no_such_layer"),
+        ({"attn_implementation": "flash_attention_2"}, 1, "Choose sdpa"),
         ({"output_dir": os.devnull + "/run"}, 1, "cannot be written to"),
+        ({"output_dir": "{data}/00.png"}, 1, "cannot be written to"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-def test_what_will_not_do_is_one_line_and_a_status(
+def test_what_will_not_do_is_one_message_and_a_status(
     data: Path, tmp_path: Path, promptgen: Promptgen, changes: dict[str, Any], status: int, words: str
 ) -> None:
-    config = write_settings(tmp_path / "c.yaml", settings(data, tmp_path / "run") | changes)
-    done = promptgen("train", config, "--cpu", "--offline")
+    places = {"data": str(data), "empty": str(tmp_path / "empty")}
+    (tmp_path / "empty").mkdir()
+    keys = settings(data, tmp_path / "new/run") | _placed(changes, places)
+    done = promptgen("train", write_settings(tmp_path / "c.yaml", keys), "--cpu", "--offline")
     assert done.status == status, done.stderr
-    assert words in done.stderr
+    assert _placed(words, places) in done.stderr
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+    assert done.stdout == ""
+    assert not (tmp_path / "new").exists()
+
+
+def _placed(value: Any, places: dict[str, str]) -> Any:
+    """With places instead of their names in braces."""
+    if isinstance(value, str):
+        return value.format(**places)
+    if isinstance(value, dict):
+        return {name: _placed(each, places) for name, each in value.items()}
+    return [_placed(each, places) for each in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset_config": ["nowhere"]}, "nowhere"),
+        ({"eval_dataset_config": ["nowhere"]}, "nowhere"),
+        ({"eval_split": 13}, "leaves none to train on"),
+        ({"output_dir": os.devnull + "/run"}, "cannot be written to"),
+        ({"optimizer": "AdamWho"}, "Did you mean AdamW"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_the_checkpoint_is_asked_for_last(
+    data: Path, tmp_path: Path, promptgen: Promptgen, changes: dict[str, Any], words: str
+) -> None:
+    """One that would have to be downloaded is told of, once it is asked for."""
+    keys = settings(data, tmp_path / "run", model_name="nobody/has-this") | changes
+    done = promptgen("train", write_settings(tmp_path / "c.yaml", keys), "--cpu", "--offline")
+    assert done.status == 1
+    assert words in done.stderr
+    assert "nobody" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,17 @@ class TrainableModel(nn.Module):
             labels: answers as the tokenizer gives them (``<s> ... </s>``), padded on the right with -100,
                 ``[B, T]`` int64. They are shifted here, once.
         """
-        features = self._encode_images(pixel_values)
+        return self.losses_of_features(self._encode_images(pixel_values), input_ids, attention_mask, labels)
+
+    def losses_of_features(
+        self, features: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+    ) -> Losses:
+        """The loss of a batch whose images the tower has seen, so that several questions share one look.
+
+        Args:
+            features: ``network.encode_images`` of each row's image, ``[B, num_image_tokens, d_model]``
+            input_ids, attention_mask, labels: as in :meth:`forward`
+        """
         states, mask = self.network.encode(features, input_ids, attention_mask)
         decoded = self.network.language_model.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
@@ -229,7 +239,7 @@ def _set_attention(network: Florence2Network, name: str) -> None:
     try:
         model.set_attn_implementation(name)
     except (ImportError, AttributeError, ValueError) as error:  # a package or a GPU that is not there
-        raise TrainingError(f"attention {name!r} cannot be had here: {error}. Choose sdpa.") from error
+        raise TrainingError(f"attention {name!r} cannot be had here: {str(error).rstrip('.')}. Choose sdpa.") from error
 
 
 def _checkpoint_gradients(network: Florence2Network) -> None:

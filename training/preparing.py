@@ -16,12 +16,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 
-from ..models_cache import ensure_checkpoint, entry_of
+from ..models_cache import ensure_checkpoint, entry_of, find_checkpoint
 from .batches import BatchReader, Preparation
 from .checkpoints import find_checkpoints, read_progress
 from .config import CheckpointOptions, TrainConfig
 from .data.checks import TokenLimits
+from .data.layouts import check_sources, load_examples
+from .data.options import DataOptions
 from .data.prepare import PreparedData, prepare_data
+from .data.split import read_split, split_examples
 from .errors import TrainingError
 from .folder import check_folder
 from .identity import check_fingerprint, run_fingerprint
@@ -98,12 +101,15 @@ def prepare_run(
     check_schedule(config.optimizer)
     check_optimizer(config.optimizer)
     accelerator = make_accelerator(config, wanted_trackers(config.logging), cpu=settings.cpu)
+    check_sources(config.data)
     if settings.quiet or not accelerator.is_main_process:
-        say = _nobody
+        say = _nothing
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             check_folder(config.run.folder, resume=settings.resume)
         source = ensure_checkpoint(
+            if find_checkpoint(config.checkpoint.model_name) is None:
+                _check_listing(config.data, config.run.seed)  # before a download
             config.checkpoint.model_name, offline=settings.offline, progress=not settings.quiet
         )
     _set_determinism(config.run.deterministic)
@@ -133,6 +139,19 @@ def make_accelerator(config: TrainConfig, trackers: list[str], *, cpu: bool) -> 
     """
     accelerator = Accelerator(
         mixed_precision=_precision(config.checkpoint, cpu),
+def _check_listing(options: DataOptions, seed: int) -> None:
+    """See what names and captions alone show of the data: whether there is something on both sides.
+
+    Raises:
+        DataError: there is not.
+    """
+    examples = load_examples(options.sources, _nothing)
+    load_examples(options.eval_sources, _nothing)
+    held_out = None if options.split_file is None else read_split(options.split_file)
+    if not options.eval_sources:
+        split_examples(examples, options.eval_split, seed, held_out=held_out)
+
+
         cpu=cpu,
         log_with=trackers or None,
         project_dir=str(config.run.folder),
@@ -235,5 +254,5 @@ def _check_resumed(folder: Path, fingerprint: dict[str, Any]) -> None:
         check_fingerprint(read_progress(newest).fingerprint, fingerprint, newest)
 
 
-def _nobody(line: str) -> None:
+def _nothing(told: object) -> None:
     pass
