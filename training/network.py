@@ -239,7 +239,9 @@ def _set_attention(network: Florence2Network, name: str) -> None:
     try:
         model.set_attn_implementation(name)
     except (ImportError, AttributeError, ValueError) as error:  # a package or a GPU that is not there
-        raise TrainingError(f"attention {name!r} cannot be had here: {str(error).rstrip('.')}. Choose sdpa.") from error
+        raise TrainingError(
+            f"attention {name!r} cannot be had here: {str(error).rstrip('.')}. Choose sdpa."
+        ) from error
 
 
 def _checkpoint_gradients(network: Florence2Network) -> None:
