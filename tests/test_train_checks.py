@@ -182,9 +182,10 @@ def test_captions_are_counted_in_the_checkpoints_tokens(tmp_path: Path) -> None:
         stored(tmp_path / "d.png", 4, "no place", "OD"),
         stored(tmp_path / "e.png", 5, "cat<loc_1><loc_2><loc_3><loc_4>", "OD"),
         stored(tmp_path / "f.png", 6, "a raw answer</s>"),
+        stored(tmp_path / "g.png", 7, "", "OD"),
     ]
     kept, problems = check(examples, limits=limits)
-    assert kept == [fits, "cat<loc_1><loc_2><loc_3><loc_4>"]
+    assert kept == [fits, "cat<loc_1><loc_2><loc_3><loc_4>", ""]
     assert problems == [
         ("over-long caption", "CAPTION/b.txt"), ("over-long prompt", "c.png [OPEN_VOCABULARY_DETECTION]"),
         ("no location tokens", "d.png [OD]"), ("special token", "f.png [CAPTION]"),

@@ -60,6 +60,18 @@ def test_what_the_published_layout_may_lack(tmp_path: Path) -> None:
     ]
 
 
+def test_an_empty_caption_can_be_the_answer(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "a.png", 1)
+    write_text(tmp_path / "OCR" / "a.txt", "\n")
+    examples, problems = load(tmp_path, empty_captions="keep")
+    assert told(examples) == [("a.png", "OCR", "")]
+    assert problems == []
+    save_drawn(tmp_path / "side" / "b.png", 2)
+    write_text(tmp_path / "side" / "b.txt", "")
+    examples, _ = load(tmp_path / "side", layout=Layout.SIDECAR, instruction="OD", empty_captions="keep")
+    assert told(examples) == [("b.png", "OD", "")]
+
+
 def test_of_images_of_one_name_the_published_trainer_takes_the_jpeg(tmp_path: Path) -> None:
     save_drawn(tmp_path / "a.png", 1)
     save_drawn(tmp_path / "a.jpg", 2)

@@ -19,6 +19,7 @@ from promptgen.training.batches import Batch, BatchReader, Preparation
 from promptgen.training.data.examples import Example
 from promptgen.training.data.pictures import ImageRef
 from promptgen.training.errors import DivergedError, TrainingError
+from promptgen.training.length_groups import Lengths
 from promptgen.training.loop import Loop
 from promptgen.training.loss import backward_window
 from promptgen.training.metrics import read_metrics
@@ -122,6 +123,40 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert orders[0] != orders[1]
     assert Order(50, 50, seed=1).window(WindowKey(0, 0)) == orders[0]
     assert Order(50, 50, seed=2).window(WindowKey(0, 0)) != orders[0]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=300),
+    batch=st.integers(1, 5),
+    accumulation=st.integers(1, 3),
+    processes=st.integers(1, 3),
+)
+def test_each_example_comes_once_in_an_epoch_that_is_grouped_by_length(
+    lengths: list[int], batch: int, accumulation: int, processes: int
+) -> None:
+    order = Order(len(lengths), batch, accumulation, processes, lengths=Lengths(lengths))
+    windows = [order.window(WindowKey(1, window)) for window in range(order.windows)]
+    sizes = [sum(len(part) for parts in window for part in parts) for window in windows]
+    assert sizes[:-1] == [order.window_size] * (len(sizes) - 1)
+    seen = [index for window in windows for parts in window for part in parts for index in part]
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_grouping_by_length_leaves_little_padding_and_still_shuffles() -> None:
+    lengths = [1 + number * 37 % 400 for number in range(1000)]
+    grouped, plain = Order(1000, 8, lengths=Lengths(lengths)), Order(1000, 8)
+
+    def batches(order: Order, epoch: int) -> list[list[int]]:
+        return [list(order.window(WindowKey(epoch, window))[0][0]) for window in range(order.windows)]
+
+    def padded(order: Order) -> int:
+        return sum(max(lengths[index] for index in batch) * len(batch) for batch in batches(order, 0))
+
+    assert padded(grouped) < 1.1 * sum(lengths) < 1.7 * sum(lengths) < padded(plain)
+    longest = [max(lengths[index] for index in batch) for batch in batches(grouped, 0)]
+    assert abs(sum(longest[:62]) - sum(longest[63:])) < 0.2 * sum(longest)  # not the short ones first
+    assert {frozenset(batch) for batch in batches(grouped, 0)}.isdisjoint(map(frozenset, batches(grouped, 1)))
+    assert batches(grouped, 1) == batches(Order(1000, 8, lengths=Lengths(lengths)), 1)
 
 
 def test_processes_share_the_windows_of_one() -> None:

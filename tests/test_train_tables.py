@@ -86,6 +86,17 @@ def test_a_row_for_each_answer_and_regions_as_the_model_writes_them(images: Path
     assert problems[0].place == "answers.jsonl:3"
 
 
+def test_an_empty_answer_can_be_one(images: Path) -> None:
+    rows = [{"image": "img/a.png", "OCR": "", "CAPTION": None}, {"image": "img/b.png", "OCR": "STOP"}]
+    path = save_table(images, "t.jsonl", rows)
+    examples, problems = load(path, empty_captions="keep")
+    assert told(examples) == [("img/a.png", "OCR", ""), ("img/b.png", "OCR", "STOP")]
+    assert problems == []
+    examples, problems = load(path)
+    assert told(examples) == [("img/b.png", "OCR", "STOP")]
+    assert [problem.kind for problem in problems] == ["empty caption"]
+
+
 def test_conversations(images: Path) -> None:
     turns = [{"from": "system", "value": "x"}, {"from": "human", "value": "<image>\nDescribe."}]
     rows = [

@@ -122,6 +122,7 @@ class BatchOptions:
     """What is computed at a time, and how it is made ready."""
 
     train_batch_size: int = 4  # examples on each device
+    group_by_length: bool = False  # batches hold answers of similar length, so that little is padding
     gradient_accumulation_steps: int = 1  # batches for one optimiser step
     dataloader_workers: int = 2  # processes that read images, for each device; 0: none of their own
     persistent_workers: bool = True

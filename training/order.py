@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from .errors import TrainingError
+from .length_groups import Lengths, grouped
 
 Indices = tuple[int, ...]
 """Of examples: what one process has in one batch. May be empty."""
@@ -39,6 +40,7 @@ class Order:
     processes: int = 1
     seed: int = 0
     shuffled: bool = True  # another order in each epoch
+    lengths: Lengths | None = None  # of the examples: batches hold similar ones, in shuffled orders
 
     def __post_init__(self) -> None:
         if self.examples < 1:
@@ -69,7 +71,11 @@ class Order:
             yield WindowKey(number // self.windows, number % self.windows)
 
     def _epoch(self, epoch: int) -> Sequence[int]:
-        return _permutation(self.examples, self.seed, epoch) if self.shuffled else range(self.examples)
+        if not self.shuffled:
+            return range(self.examples)
+        if self.lengths is not None:
+            return grouped(self.lengths, self.batch_size * self.processes, self.seed, epoch)
+        return _permutation(self.examples, self.seed, epoch)
 
 
 @lru_cache(maxsize=3)  # batches are read ahead, beyond an epoch's end

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 
 from ..models_cache import ensure_checkpoint, entry_of, find_checkpoint
@@ -28,6 +29,7 @@ from .data.split import read_split, split_examples
 from .errors import TrainingError
 from .folder import check_folder
 from .identity import check_fingerprint, run_fingerprint
+from .length_groups import Lengths
 from .loop import Timing, steps_of
 from .metrics import wanted_trackers
 from .network import TrainableModel
@@ -100,16 +102,16 @@ def prepare_run(
     """
     check_schedule(config.optimizer)
     check_optimizer(config.optimizer)
-    accelerator = make_accelerator(config, wanted_trackers(config.logging), cpu=settings.cpu)
     check_sources(config.data)
+    accelerator = make_accelerator(config, wanted_trackers(config.logging), cpu=settings.cpu)
     if settings.quiet or not accelerator.is_main_process:
         say = _nothing
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             check_folder(config.run.folder, resume=settings.resume)
-        source = ensure_checkpoint(
             if find_checkpoint(config.checkpoint.model_name) is None:
                 _check_listing(config.data, config.run.seed)  # before a download
+        source = ensure_checkpoint(
             config.checkpoint.model_name, offline=settings.offline, progress=not settings.quiet
         )
     _set_determinism(config.run.deterministic)
@@ -118,7 +120,14 @@ def prepare_run(
     data = _shared_data(accelerator, config, settings, model, prompts, say)
     batches = config.batches
     accumulation, processes = batches.gradient_accumulation_steps, accelerator.num_processes
-    order = Order(len(data.train), batches.train_batch_size, accumulation, processes, config.run.seed)
+    order = Order(
+        len(data.train),
+        batches.train_batch_size,
+        accumulation,
+        processes,
+        config.run.seed,
+        lengths=Lengths(data.report.lengths_of(data.train)) if batches.group_by_length else None,
+    )
     timing = _timing(config, order, held_out=bool(data.evaluation))
     fingerprint = run_fingerprint(
         config,
@@ -131,14 +140,6 @@ def prepare_run(
     return PreparedRun(config, settings, accelerator, model, data, prompts, order, timing, fingerprint)
 
 
-def make_accelerator(config: TrainConfig, trackers: list[str], *, cpu: bool) -> Accelerator:
-    """What runs a model on whatever there is: several GPUs, one, or a CPU, as ``accelerate launch`` says.
-
-    Raises:
-        TrainingError: it is asked for what this trainer does not do, or what the machine does not have.
-    """
-    accelerator = Accelerator(
-        mixed_precision=_precision(config.checkpoint, cpu),
 def _check_listing(options: DataOptions, seed: int) -> None:
     """See what names and captions alone show of the data: whether there is something on both sides.
 
@@ -152,6 +153,17 @@ def _check_listing(options: DataOptions, seed: int) -> None:
         split_examples(examples, options.eval_split, seed, held_out=held_out)
 
 
+def make_accelerator(config: TrainConfig, trackers: list[str], *, cpu: bool) -> Accelerator:
+    """What runs a model on whatever there is: several GPUs, one, or a CPU, as ``accelerate launch`` says.
+
+    Raises:
+        TrainingError: it is asked for what this trainer does not do, or what the machine does not have.
+    """
+    if PartialState._shared_state == {} or PartialState().num_processes == 1:
+        # else a second run in this process must compute as the first one did
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        mixed_precision=_precision(config.checkpoint, cpu),
         cpu=cpu,
         log_with=trackers or None,
         project_dir=str(config.run.folder),

@@ -149,7 +149,9 @@ def _wrong_answer(example: Example, length: int, most: int) -> Problem | None:
 
 
 def _lacks_places(example: Example) -> bool:
-    """Whether an answer that tells of regions does not tell where they are."""
+    """Whether an answer that tells of regions does not tell where they are; an empty one tells of none."""
+    if not example.target:
+        return False
     return has_places(INSTRUCTIONS[example.instruction].answer) and "<loc_" not in example.target
 
 

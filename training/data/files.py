@@ -56,9 +56,17 @@ def stem_of(name: str) -> str:
     return os.path.splitext(name)[0]
 
 
-def read_caption(path: str, on_problem: OnProblem) -> str | None:
-    """The cleaned text in a caption file; None, and told, where there is none."""
-    return _read(path, lambda kind, reason: on_problem(Problem(kind, path, reason)))
+def read_caption(path: str, on_problem: OnProblem, *, keep_empty: bool = False) -> str | None:
+    """The cleaned text in a caption file; None, and told, where there is none.
+
+    Args:
+        keep_empty: that of an empty file is the empty text.
+    """
+    text = _read(path, lambda kind, reason: on_problem(Problem(kind, path, reason)))
+    if text == "" and not keep_empty:
+        on_problem(Problem("empty caption", path, "there is nothing in it"))
+        return None
+    return text
 
 
 def _read(path: str, tell: Callable[[str, str], None]) -> str | None:
@@ -73,8 +81,4 @@ def _read(path: str, tell: Callable[[str, str], None]) -> str | None:
     if "\0" in text:
         tell("unreadable caption", "it has zero bytes: it is damaged, or no text")
         return None
-    cleaned = clean_text(text)
-    if not cleaned:
-        tell("empty caption", "there is nothing in it")
-        return None
-    return cleaned
+    return clean_text(text)

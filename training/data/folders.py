@@ -61,7 +61,7 @@ def task_examples(source: DataSource, on_problem: OnProblem) -> Iterator[Example
                 continue
             place = os.path.join(parent.path, picture)
             captioned.add(place)
-            target = read_caption(path, on_problem)
+            target = read_caption(path, on_problem, keep_empty=source.empty_captions == "keep")
             if target is not None:
                 yield _example(source, place, instruction, target, path)
     _tell_uncaptioned(folders.values(), captioned, on_problem)
@@ -155,7 +155,7 @@ def sidecar_examples(source: DataSource, on_problem: OnProblem) -> Iterator[Exam
                     )
                     on_problem(Problem("shared caption", place, reason))
                     continue
-                target = read_caption(path, on_problem)
+                target = read_caption(path, on_problem, keep_empty=source.empty_captions == "keep")
                 if target is not None:
                     yield _example(source, place, instruction, target, path)
         for (_, extension), path in texts.items():

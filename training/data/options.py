@@ -41,6 +41,7 @@ class DataSource:
     image_column: str | None = None  # of tables; None: image, file_name and the like, whichever is there
     text_input_column: str = "text_input"  # of tables: text or region for instructions that take one
     repeats: int = 1  # how often each of its examples comes in an epoch
+    empty_captions: Literal["drop", "keep"] = "drop"  # keep: they are answers, as to OCR without a text
 
     def __post_init__(self) -> None:
         for name in filter(None, (self.instruction, *self.extensions.values(), *self.columns.values())):

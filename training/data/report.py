@@ -30,6 +30,11 @@ class CheckReport:
         """Examples that are left out for what is wrong with them."""
         return sum(problem.counts for problem in self.problems)
 
+    def lengths_of(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens of the targets of some of them, in whatever order and as often as they come."""
+        known = {example.target: length for example, length in zip(self.examples, self.lengths, strict=True)}
+        return [known[example.target] for example in examples]
+
     def exceeds(self, limit: float) -> bool:
         """Whether more is left out than allowed: below 1 a fraction of all that was found, else a count."""
         most = limit * (self.lost + len(self.examples)) if limit < 1 else limit

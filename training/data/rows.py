@@ -96,7 +96,7 @@ class RowReader:
                 )
             for text in _texts(answer.text):
                 target = clean_text(text)
-                if not target:
+                if not target and self._source.empty_captions == "drop":
                     self._on_problem(Problem("empty caption", row.origin, f"the {asked.name} is empty"))
                     continue
                 own_input = text_input if asked.needs_input else None
