@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from promptgen.training.errors import TrainingError
 from promptgen.training.merging import merge_adapters
 from promptgen.training.model_options import LoraOptions
 from promptgen.training.network import TrainableModel
-from promptgen.training.saving import check_saving, save_model
+from promptgen.training.saving import check_saving, save_adapter, save_model
 from safetensors.torch import load_file
 
 from .adapters import merged_checkpoint, published, state_of
@@ -48,7 +49,7 @@ def _quiet_peft() -> Iterator[None]:
 def trained(options: LoraOptions | None = None, folder: Path = REFERENCE, **rest: Any) -> TrainableModel:
     torch.manual_seed(0)
     model = still(folder, lora=options or LoraOptions(), **rest)
-    losses = train_steps(model, steps=4, rate=1e-3)
+    losses = train_steps(model, steps=2, rate=1e-3)
     assert losses[-1] < losses[0]
     for part in model.trainable_state().values():  # as if it had gone on for long
         part += torch.randn_like(part) * 0.05
@@ -60,14 +61,33 @@ def saved(folder: Path, model: TrainableModel, **options: Any) -> Path:
     return folder
 
 
+Kept = Callable[[str], tuple[TrainableModel, Path]]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """For a kind: a trained model, and its adapter on disk with the merged checkpoint. Only to be read."""
+
+    @functools.cache
+    def make(kind: str) -> tuple[TrainableModel, Path]:
+        model = trained(LoraOptions(**KINDS[kind], merge=True))
+        return model, saved(tmp_path_factory.mktemp("adapter"), model, save_dtype="fp32")
+
+    return make
+
+
+@functools.cache
+def answers_of_the_base() -> list[tuple[int, ...]]:
+    return answers(load(REFERENCE))
+
+
 def features_and_answers(model: Any) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
     return model.encode_images(model.preprocess(pictures("03.png"))), answers(model)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_engine_answers_with_an_adapter_as_it_was_trained(tmp_path: Path, kind: str) -> None:
-    model = trained(LoraOptions(**KINDS[kind]))
-    adapter = saved(tmp_path / "adapter", model)
+def test_the_engine_answers_with_an_adapter_as_it_was_trained(kept: Kept, kind: str) -> None:
+    model, adapter = kept(kind)
     engine = load(REFERENCE, adapter)
     inputs = reference_batch(model)
     merged = still()
@@ -77,7 +97,7 @@ def test_the_engine_answers_with_an_adapter_as_it_was_trained(tmp_path: Path, ki
     torch.testing.assert_close(
         engine.encode_images(pixel_values), model._encode_images(pixel_values).detach(), rtol=0, atol=1e-4
     )
-    assert answers(engine) != answers(load(REFERENCE))
+    assert answers(engine) != answers_of_the_base()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,9 +111,10 @@ def test_all_that_is_to_be_trained_changes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_peft_reads_and_merges_an_adapter_on_the_published_names(tmp_path: Path, kind: str) -> None:
-    model = trained(LoraOptions(**KINDS[kind], merge=True))
-    adapter = saved(tmp_path / "adapter", model, save_dtype="fp32")
+def test_peft_reads_and_merges_an_adapter_on_the_published_names(
+    tmp_path: Path, kept: Kept, kind: str
+) -> None:
+    _, adapter = kept(kind)
     theirs = peft.PeftModel.from_pretrained(published(state_of(REFERENCE)), str(adapter))
     assert not theirs.peft_config["default"].modules_to_save or "saved whole" in kind
     reference = load(merged_checkpoint(tmp_path / "theirs", theirs))
@@ -104,8 +125,8 @@ def test_peft_reads_and_merges_an_adapter_on_the_published_names(tmp_path: Path,
     assert answers(ours) == answers(load(REFERENCE, adapter)) == answers(reference)
 
 
-def test_merging_leaves_the_model_in_training_as_it_is(tmp_path: Path) -> None:
-    model = trained(LoraOptions(merge=True, use_dora=True))
+def test_merging_leaves_the_model_in_training_as_it_is(tmp_path: Path, kept: Kept) -> None:
+    model, _ = kept("DoRA")
     before = {name: part.clone() for name, part in model.state_dict().items()}
     saved(tmp_path, model)
     for name, part in model.state_dict().items():
@@ -139,8 +160,12 @@ def test_transformers_own_class_with_peft_answers_the_same(tmp_path: Path) -> No
     assert list(ours[2]) == row[0].tolist()
 
 
-def test_both_formats_of_an_adapter_do_the_same(tmp_path: Path) -> None:
-    adapter = saved(tmp_path, trained(), save_format="both")
+def test_both_formats_of_an_adapter_do_the_same(tmp_path: Path, kept: Kept) -> None:
+    source, _ = kept("every linear layer")
+    assert source.adapters is not None
+    state = source.network.state_dict()
+    save_adapter(source, tmp_path, SaveOptions(save_format="both"), "somebody/base", state)
+    adapter = tmp_path
     names = [
         list(load_file(folder / "adapter_model.safetensors")) for folder in (adapter, adapter / "converted")
     ]
@@ -155,14 +180,15 @@ def test_both_formats_of_an_adapter_do_the_same(tmp_path: Path) -> None:
     assert answers(load(REFERENCE, adapter)) == answers(load(REFERENCE, adapter / "converted"))
 
 
-def test_an_adapters_file_says_what_it_is_for(tmp_path: Path) -> None:
-    settings = json.loads((saved(tmp_path, trained()) / "adapter_config.json").read_text(encoding="utf-8"))
+def test_an_adapters_file_says_what_it_is_for(kept: Kept) -> None:
+    _, adapter = kept("every linear layer")
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     assert settings["base_model_name_or_path"] == "somebody/base"
     assert settings["inference_mode"] is True
     assert settings["r"] == 16
     assert "language_model.model.decoder.layers.0.self_attn.q_proj" in settings["target_modules"]
     assert "vision_tower.blocks.0.0.channel_block.ffn.fn.net.fc1" in settings["target_modules"]
-    assert read_adapter(tmp_path, load(REFERENCE).config).base == "somebody/base"
+    assert read_adapter(adapter, load(REFERENCE).config).base == "somebody/base"
 
 
 def test_names_of_the_catalogue_lead_an_adapter_to_its_base_on_the_hub(tmp_path: Path) -> None:
@@ -219,8 +245,8 @@ def test_an_adapter_of_a_base_in_bf16_is_trained_in_fp32(tmp_path: Path) -> None
     }
 
 
-def test_what_was_trained_of_an_adapter_goes_into_another_model() -> None:
-    one, other = trained(), still(lora=LoraOptions()).eval()
+def test_what_was_trained_of_an_adapter_goes_into_another_model(kept: Kept) -> None:
+    (one, _), other = kept("every linear layer"), still(lora=LoraOptions()).eval()
     other.load_trainable_state(one.trainable_state())
     assert loss_of(other, reference_batch(one)) == loss_of(one, reference_batch(one))
 
@@ -257,16 +283,12 @@ def test_an_adapter_of_the_head_is_used_but_not_merged(tmp_path: Path, options: 
     model = still(lora=LoraOptions(**options, merge=True))
     with pytest.raises(TrainingError, match=r"lora\.merge: the adapter changes the head"):
         check_saving(model, SaveOptions())
-    adapter = saved(tmp_path / "adapter", trained(LoraOptions(**options)))
-    assert answers(load(REFERENCE, adapter)) != answers(load(REFERENCE))
+    adapter = saved(tmp_path / "adapter", trained(LoraOptions(**options, rank=2)))
+    assert answers(load(REFERENCE, adapter)) != answers_of_the_base()
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.4])
-def test_adapters_that_were_saved_can_be_merged_later(tmp_path: Path, strength: float) -> None:
-    adapters = [
-        (saved(tmp_path / name, trained(options)), strength)
-        for name, options in (("one", LoraOptions()), ("two", LoraOptions(use_dora=True, rank=2)))
-    ]
+def test_adapters_that_were_saved_can_be_merged_later(tmp_path: Path, kept: Kept) -> None:
+    adapters = [(kept("every linear layer")[1], 0.4), (kept("DoRA")[1], 1.0)]
     merge_adapters(
         REFERENCE, adapters, tmp_path / "merged", SaveOptions(save_dtype="fp32", save_format="both")
     )
