@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -227,20 +228,85 @@ def test_it_tells_the_truth_about_unseen_scenes() -> None:
     assert min(share for share in shares.values() if share is not None) >= ACCURACY, shares
 
 
-# The training
+# How it is made
+
+
+def test_training_reads_the_scene_files_as_the_model_would_see_the_scenes(tmp_path: Path) -> None:
+    from promptgen.florence2 import Florence2Config
+    from promptgen.florence2.image_processing import ImageProcessor
+    from promptgen.training.data import DataSource, load_examples
+    from promptgen.training.demo.scene_files import write_scenes
+
+    table = write_scenes(tmp_path, TRAINING_SEEDS[998:1003], workers=1)
+    problems: list[object] = []
+    source = DataSource(path=table, empty_captions="keep")
+    examples = load_examples([source], problems.append)
+    assert problems == []
+    assert len(examples) == 5 * len(PROMPTS)
+    processor = ImageProcessor(Florence2Config.from_folder(FOLDER).image)
+    for example in examples:
+        picture, scene = draw_scene(int(Path(example.image.name).stem))
+        assert example.target == answer(example.instruction, scene)
+        assert processor.resize(example.image.open()).equal(processor.resize(picture))
+
+
+def test_the_configurations_follow_one_another_where_the_recipe_puts_them() -> None:
+    from promptgen.training.config_files import read_config
+    from promptgen.training.demo.train import CONFIGS, RUNS, overrides_for
+
+    assert {path.name for path in CONFIGS.glob("demo-*")} == {f"demo-{name}.yaml" for name in RUNS}
+    for name in RUNS:
+        path = CONFIGS / f"demo-{name}.yaml"
+        alone, placed = read_config(path), read_config(path, overrides_for(Path("demo-model"), name))
+        assert Path(alone.checkpoint.model_name) == Path(placed.checkpoint.model_name)
+        assert (alone.run, alone.data) == (placed.run, placed.data)
 
 
 def test_training_twice_gives_equal_weights(tmp_path: Path) -> None:
+    """Also where one was cut off; it knows what is done."""
     import torch
-    from promptgen.florence2 import Florence2Model
-    from promptgen.training.demo.train import TINY_RECIPE, train
+    from promptgen.captioning import Captioner
+    from promptgen.training.demo.recipe import TINY_RECIPE
+    from promptgen.training.demo.train import train
 
     threads = torch.get_num_threads()
-    digests = []
-    for name in ("first", "second"):
-        train(tmp_path / name, TINY_RECIPE, workers=1)
-        digests.append(hashlib.sha256((tmp_path / name / "model.safetensors").read_bytes()).hexdigest())
-    assert digests[0] == digests[1]
+    models = [train(tmp_path / name, TINY_RECIPE, workers=1) for name in ("first", "second")]
+    digests = {hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest() for model in models}
+    before = (tmp_path / "second" / "all" / "final" / "model.safetensors").stat()
+    shutil.rmtree(tmp_path / "second" / "both")
+    train(tmp_path / "second", TINY_RECIPE, workers=1)
+    digests.add(hashlib.sha256((models[1] / "model.safetensors").read_bytes()).hexdigest())
+    assert len(digests) == 1
+    assert (tmp_path / "second" / "all" / "final" / "model.safetensors").stat() == before
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
-    assert Florence2Model.load(tmp_path / "first").image_size == (128, 128)
+    picture, _ = draw_scene(EXAMPLE_SEEDS[0])
+    assert Captioner(str(models[0]), device="cpu").caption([picture], ["CAPTION"])[0].error is None
+
+
+def test_a_warm_up_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from promptgen.training.demo import warm_up as module
+    from promptgen.training.demo.pool import ScenePool, draw_pool
+    from promptgen.training.demo.recipe import TINY_RECIPE
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    module.warm_up(tmp_path / "whole", TINY_RECIPE, workers=1)
+    monkeypatch.setattr(module, "save_weights", cut)
+    with pytest.raises(KeyboardInterrupt):
+        module.warm_up(tmp_path / "cut", TINY_RECIPE, workers=1)
+    monkeypatch.undo()
+    (tmp_path / "cut" / "stretch-1.pt").unlink()
+    drawn = []
+
+    def draw(seeds: range, **options: int) -> ScenePool:
+        drawn.append(seeds)
+        return draw_pool(seeds, **options)
+
+    monkeypatch.setattr(module, "draw_pool", draw)
+    module.warm_up(tmp_path / "cut", TINY_RECIPE, workers=1)
+    assert len(drawn) == 1  # the first was not trained again
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    assert not list((tmp_path / "cut").glob("*.pt"))

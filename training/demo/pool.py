@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from .checkpoint import IMAGE_SIDE, MEAN, STD
 from .scenes import COLOURS, PLACES, SHAPES, SIZES, WORD_PLACES, WORDS, Scene, draw_scene, drawn_scene
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
 CELLS = IMAGE_SIDE // 32
 _CHUNK = 256
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,37 +42,27 @@ class ScenePool:
         return ((pixels - mean) / std).contiguous()
 
 
-def draw_pool(seeds: Sequence[int], *, workers: int | None = None, cache: Path | None = None) -> ScenePool:
-    """Draw the scenes of `seeds`; what comes out does not depend on `workers`.
-
-    Args:
-        cache: a .npy file that keeps the pictures; used when it is there, written when not.
-    """
-    if cache is not None and cache.exists():
-        return ScenePool(np.load(cache, mmap_mode="r"), [drawn_scene(seed) for seed in seeds])
-    chunks = [seeds[start : start + _CHUNK] for start in range(0, len(seeds), _CHUNK)]
-    pixels = np.concatenate(list(_drawn(chunks, workers or os.cpu_count() or 1)))
-    if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.save(cache, pixels)
+def draw_pool(seeds: Sequence[int], *, workers: int | None = None) -> ScenePool:
+    """Draw the scenes of `seeds`; what comes out does not depend on `workers`."""
+    pixels = np.concatenate(list(in_processes(_draw_chunk, seeds, workers)))
     return ScenePool(pixels, [drawn_scene(seed) for seed in seeds])
 
 
-def joined_pools(pools: Sequence[ScenePool]) -> ScenePool:
-    """One pool out of several, in order."""
-    if len(pools) == 1:
-        return pools[0]
-    return ScenePool(
-        np.concatenate([pool.pixels for pool in pools]), [scene for pool in pools for scene in pool.scenes]
-    )
+def in_processes(
+    work: Callable[[Sequence[int]], T], seeds: Sequence[int], workers: int | None = None
+) -> Iterator[T]:
+    """What `work` makes of `seeds`, a chunk of them at a time, in order.
 
-
-def _drawn(chunks: Sequence[Sequence[int]], workers: int) -> Iterator[np.ndarray]:
+    Args:
+        workers: processes (default: one per core); 1 works in this one.
+    """
+    chunks = [seeds[start : start + _CHUNK] for start in range(0, len(seeds), _CHUNK)]
+    workers = workers or os.cpu_count() or 1
     if workers == 1 or len(chunks) == 1:
-        yield from map(_draw_chunk, chunks)
+        yield from map(work, chunks)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
-        yield from executor.map(_draw_chunk, chunks)
+        yield from executor.map(work, chunks)
 
 
 def _draw_chunk(seeds: Sequence[int]) -> np.ndarray:
@@ -100,8 +91,6 @@ class CellTargets:
     word: torch.Tensor
     """[N] int64: 0 for none, else 1 + index in WORDS; `word_place` likewise, in WORD_PLACES."""
     word_place: torch.Tensor
-    order: torch.Tensor
-    """[N, cells] int64: 0 for nothing, else how manieth shape of the scene stands there, from 1."""
 
     def rows(self, indices: np.ndarray, device: torch.device) -> CellTargets:
         """The targets of some scenes."""
@@ -116,13 +105,11 @@ def cell_targets(scenes: Sequence[Scene]) -> CellTargets:
     shape = np.zeros((count, cells), dtype=np.int64)
     colour, size, place = (np.full((count, cells), -100, dtype=np.int64) for _ in range(3))
     box = np.zeros((count, cells, 4), dtype=np.float32)
-    order = np.zeros((count, cells), dtype=np.int64)
     for row, scene in enumerate(scenes):
-        for number, one in enumerate(scene.shapes):
+        for one in scene.shapes:
             x0, x1 = one.box[0] / scene.width, one.box[2] / scene.width
             y0, y1 = one.box[1] / scene.height, one.box[3] / scene.height
             cell = int((y0 + y1) / 2 * CELLS) * CELLS + int((x0 + x1) / 2 * CELLS)
-            order[row, cell] = 1 + number
             shape[row, cell] = 1 + SHAPES.index(one.shape)
             colour[row, cell] = colours.index(one.colour)
             size[row, cell] = SIZES.index(one.size)
@@ -134,5 +121,5 @@ def cell_targets(scenes: Sequence[Scene]) -> CellTargets:
         [1 + WORD_PLACES.index(scene.word_place) if scene.word_place else 0 for scene in scenes],
         dtype=np.int64,
     )
-    arrays = (shape, colour, size, place, box, ground, word, word_place, order)
+    arrays = (shape, colour, size, place, box, ground, word, word_place)
     return CellTargets(*(torch.from_numpy(array) for array in arrays))
