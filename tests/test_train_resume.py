@@ -84,8 +84,18 @@ def test_killed_ten_times_the_weights_are_the_same_to_the_bit(
         {"lr_scheduler": "CosineAnnealingLR"},
         {"log_steps": 3},
         {"dataloader_workers": 2},
+        {"group_by_length": True},
     ],
-    ids=["schedule-free", "adafactor", "prodigy", "lora", "torch's schedule", "log_steps", "workers"],
+    ids=[
+        "schedule-free",
+        "adafactor",
+        "prodigy",
+        "lora",
+        "torch's schedule",
+        "log_steps",
+        "workers",
+        "lengths",
+    ],
 )
 def test_resumed_at_any_place_it_is_the_same(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """Stopped after some steps, and again after some more, not all of them those of checkpoints."""
@@ -173,6 +183,18 @@ def test_another_run_is_not_resumed(data: Path, tmp_path: Path) -> None:
     other = draw_data(tmp_path / "other", 12)
     with pytest.raises(TrainingError, match="training examples: was"):
         train(other, tmp_path / "run", resume=True, max_steps=2)
+
+
+def test_a_run_may_become_longer_where_that_changes_nothing_of_it(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "long", max_steps=6, lr_scheduler="constant")
+    train(data, tmp_path / "run", max_steps=3, lr_scheduler="constant")
+    assert train(data, tmp_path / "run", resume=True, max_steps=6, lr_scheduler="constant").finished
+    expected, found = weights(tmp_path / "long/checkpoint-6"), weights(tmp_path / "run/checkpoint-6")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    train(data, tmp_path / "run", resume=True, max_steps=7, lr_scheduler="constant")
+    train(data, tmp_path / "other", max_steps=3)
+    with pytest.raises(TrainingError, match=r"max_steps: was 3, is 6\n(.|\n)*lr_scheduler: constant"):
+        train(data, tmp_path / "other", resume=True, max_steps=6)
 
 
 def test_data_and_output_may_move(data: Path, tmp_path: Path) -> None:
