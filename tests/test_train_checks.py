@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from promptgen.training.data import (
     PreparedData,
     TokenLimits,
     check_examples,
+    check_images,
     check_sources,
     prepare_data,
     read_split,
@@ -104,6 +106,19 @@ def test_names_of_one_picture_are_on_one_side() -> None:
         twins[name] for name in images(split.evaluation)
     } == set()
     assert len(images(split.evaluation)) == 20
+
+
+def test_pictures_of_one_name_are_on_one_side_and_count_as_several() -> None:
+    """As those of four folders in which counting begins at one."""
+    examples = [
+        replace(one, image=replace(one.image, place=f"{folder}/{one.image.name}"))
+        for folder in "abcd"
+        for one in named(50)
+    ]
+    split = split_examples(examples, 20, seed=3)
+    assert len({one.image for one in split.evaluation}) == 20
+    assert not images(split.train) & images(split.evaluation)
+    assert len({one.image for one in split_examples(examples, 0.1, seed=3).evaluation}) == 20
 
 
 def test_repeats_are_of_training_alone() -> None:
@@ -272,6 +287,36 @@ def test_copies_of_a_picture_are_on_one_side_whatever_their_names(tmp_path: Path
         assert {name.removeprefix("copy") for name in images(data.evaluation)} & {
             name.removeprefix("copy") for name in images(data.train)
         } == set()
+
+
+@pytest.mark.parametrize("check_images", ["none", "header", "full"])
+@pytest.mark.parametrize("other", ["a part of the first", "links"])
+def test_one_file_is_on_one_side_by_whatever_path(tmp_path: Path, check_images: Any, other: str) -> None:
+    part = folder_of(tmp_path / "all" / "part", [f"caption {number}" for number in range(12)])
+    if other == "links":
+        try:
+            for number in range(12):
+                (tmp_path / "links").mkdir(exist_ok=True)
+                (tmp_path / "links" / f"link{number}.png").symlink_to(part / f"{number}.png")
+                write_text(tmp_path / "links" / "OCR" / f"link{number}.txt", "x")
+        except OSError:
+            pytest.skip("no symbolic links here")
+        part = tmp_path / "links"
+    sources = (DataSource(path=tmp_path / "all"), DataSource(path=part))
+    for seed in range(3):
+        options = DataOptions(sources=sources, eval_split=4, check_images=check_images)
+        data = prepare_data(options, seed, TEXT.encode, LIMITS)
+        files = [{Path(one.image.place).resolve() for one in side} for side in (data.train, data.evaluation)]
+        assert not files[0] & files[1]
+        assert len(files[1]) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("check", ["none", "header", "full"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, check: Any) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    image = ImageRef("a.png", str(tmp_path / "a.png"))
+    assert "it is a folder, a pipe or a device" in check_images([image], check).errors[image]
 
 
 def test_held_out_images_of_their_own(tmp_path: Path) -> None:

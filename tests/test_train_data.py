@@ -15,7 +15,14 @@ from .training_data import drawn_as, kinds, load, save_drawn, told, write_text
 # Folders called as instructions
 
 
-@pytest.mark.parametrize("names", [("<CAPTION>", "<GENERATE_TAGS>"), ("caption", "Generate_Tags")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("<CAPTION>", "<GENERATE_TAGS>"),
+        ("caption", "Generate_Tags"),
+        ("\uff1cCAPTION\uff1e", "\uff1cgenerate_tags\uff1e"),  # as it is written where <> are forbidden
+    ],
+)
 def test_the_published_layout(tmp_path: Path, names: tuple[str, str]) -> None:
     caption, tags = names
     for number, name in enumerate(["a.jpg", "b b.webp", "c.JPEG", "d.PNG"]):
@@ -70,6 +77,33 @@ def test_an_empty_caption_can_be_the_answer(tmp_path: Path) -> None:
     write_text(tmp_path / "side" / "b.txt", "")
     examples, _ = load(tmp_path / "side", layout=Layout.SIDECAR, instruction="OD", empty_captions="keep")
     assert told(examples) == [("b.png", "OD", "")]
+
+
+def test_what_systems_leave_behind_is_nothing(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "a.png", 1)
+    write_text(tmp_path / "CAPTION" / "a.txt", "good")
+    for name in ("__MACOSX/._a.png", "__MACOSX/CAPTION/._a.txt", "CAPTION/._a.txt", "CAPTION/.DS_Store",
+                 "CAPTION/Thumbs.db", "CAPTION/desktop.ini", "Thumbs.db", ".hidden.png"):  # fmt: skip
+        write_text(tmp_path / name, "\0")
+    examples, problems = load(tmp_path)
+    assert (told(examples), problems) == ([("a.png", "CAPTION", "good")], [])
+
+
+def test_links_that_lead_round_are_followed_once(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "a.png", 1)
+    write_text(tmp_path / "CAPTION" / "a.txt", "good")
+    try:
+        (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
+    except OSError:
+        pytest.skip("no symbolic links here")
+    assert told(load(tmp_path)[0]) == [("a.png", "CAPTION", "good")]
+
+
+def test_an_accent_has_one_form_whoever_wrote_it(tmp_path: Path) -> None:
+    """macOS may write it as a character of its own."""
+    save_drawn(tmp_path / "cafe\u0301.png", 1)
+    write_text(tmp_path / "CAPTION" / "caf\u00e9.txt", "good")
+    assert told(load(tmp_path)[0]) == [("caf\u00e9.png", "CAPTION", "good")]
 
 
 def test_of_images_of_one_name_the_published_trainer_takes_the_jpeg(tmp_path: Path) -> None:

@@ -110,8 +110,11 @@ def test_conversations(images: Path) -> None:
         ("img/a.png", "MORE_DETAILED_CAPTION", "A square."),
         ("img/b.png", "OCR", "STOP"),
     ]
+    examples, problems = load(path)
+    assert told(examples) == [("img/b.png", "OCR", "STOP")]
+    assert "nothing says what its conversations answer" in problems[0].reason
     with pytest.raises(DataError, match="nothing says what its conversations answer"):
-        load(path)
+        load(save_table(images, "t.json", rows[:1]))
 
 
 def test_sd_scripts_metadata(images: Path) -> None:
@@ -151,6 +154,72 @@ def test_lines_that_are_damaged_are_left_out(images: Path) -> None:
     assert [(problem.kind, problem.place) for problem in problems] == [
         ("unreadable row", "t.jsonl:3"), ("unreadable row", "t.jsonl:4"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"image": "img/a.png", "OCR": {"en": "x"}}', "the OCR is an object, not a text"),
+        ('{"image": "img/a.png", "OCR": true}', "the OCR is of type bool, not a text"),
+        ('{"image": "img/a.png", "OCR": [["x"]]}', "the OCR is of type list, not a text"),
+        ('{"image": "img/a.png", "OCR": NaN}', "it has no caption"),
+        ('{"image": "img/a.png", "OCR": [null]}', None),  # nothing, rather than the word None
+        ('{"image": "img/a.png", "OCR": "x\\ud800"}', "the OCR: it has halves of characters"),
+        ('{"image": "img/a.png", "OCR": "x\\u0000"}', "the OCR: it has zero bytes"),
+        ('{"image": "img/a.png", "conversations": ["x"]}', "a turn of its conversation is of type str"),
+        ("[" * 100_000, "it is no JSON"),
+        ('{"image": ["img/a.png", "img/b.png"], "OCR": "x"}', "holds no path of one image"),
+        ('{"image": "img/a.png", "OD": "x", "instruction": 3}', None),
+    ],
+)  # fmt: skip
+def test_what_is_no_text_is_never_trained_on(images: Path, line: str, reason: str | None) -> None:
+    path = save_table(images, "t.jsonl", ROWS)
+    path.write_text(path.read_text() + line + "\n", encoding="utf-8")
+    examples, problems = load(path, instruction="CAPTION")
+    assert [one for one in told(examples) if one[1] != "OD"] == OF_ROWS
+    assert [problem.place for problem in problems] == ([] if reason is None else ["t.jsonl:3"])
+    assert all(reason in problem.reason for problem in problems if reason is not None)
+
+
+def test_the_first_row_need_not_have_everything(images: Path) -> None:
+    examples, problems = load(save_table(images, "t.jsonl", [{"image": "img/a.png"}, *ROWS]))
+    assert told(examples) == OF_ROWS
+    assert [(problem.kind, problem.place) for problem in problems] == [("no caption", "t.jsonl:1")]
+
+
+def test_an_answer_without_its_input_takes_no_other_with_it(images: Path) -> None:
+    row = {"image": "img/a.png", "REGION_TO_OCR": "STOP", "CAPTION": "x"}
+    examples, problems = load(save_table(images, "t.jsonl", [row]))
+    assert told(examples) == [("img/a.png", "CAPTION", "x")]
+    assert [problem.kind for problem in problems] == ["no text input"]
+
+
+def test_why_no_row_can_be_used_is_told(images: Path) -> None:
+    path = save_table(images / "elsewhere", "t.jsonl", [*ROWS, *ROWS])
+    with pytest.raises(DataError, match="what was found cannot be used") as caught:
+        load(path)
+    lines = str(caught.value).splitlines()
+    assert lines[1].startswith("  t.jsonl:1: there is no file ")
+    assert lines[-1] == "  … and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("image,CAPTION,CAPTION\nimg/a.png,x,y\n", "two columns of one name"),
+        ('image,CAPTION\nimg/a.png,"x\nimg/b.png,y\n', "it is no CSV"),  # the quote is never closed
+    ],
+)
+def test_csv_that_can_be_read_in_two_ways(images: Path, text: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        load(write_text(images / "t.csv", text))
+
+
+def test_csv_as_spreadsheets_write_it(images: Path) -> None:
+    text = '\ufeff"image";"CAPTION"\r\n"img/a.png";"one, ""two""\r\nthree"\r\nimg/b.png;\r\n'
+    examples, problems = load(write_text(images / "t.csv", text))
+    assert told(examples) == [("img/a.png", "CAPTION", 'one, "two"\nthree')]
+    assert [(problem.kind, problem.place) for problem in problems] == [("empty caption", "t.csv:4")]
 
 
 # Hugging Face
@@ -219,6 +288,26 @@ def test_data_sets_with_images_in_them(
     again = pickle.loads(pickle.dumps(examples))  # as it comes to the processes that read
     for example in again:
         assert drawn_as(example, int(example.image.name[0]))
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_pictures_of_one_name_in_a_table_are_several(tmp_path: Path) -> None:
+    """Some tools give all pictures one name; others repeat a picture for each of its captions."""
+    import datasets
+
+    rows = {
+        "image": [{"bytes": drawn_bytes(number), "path": "image.png"} for number in (0, 1, 0)],
+        "caption": ["zero", "one", "zero again"],
+    }
+    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    table.to_parquet(tmp_path / "t.parquet")
+    examples, _ = load(tmp_path / "t.parquet", columns={"caption": "CAPTION"})
+    assert told(examples) == [
+        ("image.png", "CAPTION", "zero"), ("image.png", "CAPTION", "zero again"),
+        ("image.png#1", "CAPTION", "one"),
+    ]  # fmt: skip
+    assert len({one.image for one in examples}) == 2
+    assert all(drawn_as(one, "one" in one.target.split()) for one in examples)
 
 
 def test_a_split_that_a_data_set_does_not_have(tmp_path: Path, table: Any) -> None:

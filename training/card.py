@@ -53,9 +53,9 @@ class DataFacts:
         asked = Counter(example.instruction for example in once)
         return cls(
             examples=dict(asked.most_common()),
-            images=len({example.image.name for example in once}),
+            images=len({example.image for example in once}),
             held_out_examples=len(evaluation),
-            held_out_images=len({example.image.name for example in evaluation}),
+            held_out_images=len({example.image for example in evaluation}),
             prompts={name: prompt for name, prompt in prompts.items() if name in asked},
         )
 

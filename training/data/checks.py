@@ -20,7 +20,7 @@ Encode = Callable[[str], Sequence[int]]
 """Token ids of a text, as :meth:`promptgen.florence2.text_processing.TextProcessor.encode` gives them."""
 
 OVER_LONG = "over-long caption"
-_SPECIAL = ("<s>", "</s>", "<pad>", "<mask>")  # of every checkpoint's tokenizer
+_SPECIAL = ("<s>", "</s>", "<pad>", "<mask>", "<unk>")  # of every checkpoint's tokenizer
 DUPLICATE = "duplicate"
 
 

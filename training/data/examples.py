@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...captioning.instructions import build_prompt, find_instruction
 from .pictures import ImageRef
 
-__all__ = ["Dataset", "Example", "OnProblem", "Problem", "clean_text"]
+__all__ = ["Dataset", "Example", "OnProblem", "Problem", "clean_text", "why_no_text"]
 
 _SPACES = re.compile(r"[ \t\u00a0]+")
 
@@ -59,6 +59,17 @@ class Problem:
 
 
 OnProblem = Callable[[Problem], None]
+
+
+def why_no_text(text: str) -> str | None:
+    """Why no tokenizer can learn a text; None for a good one."""
+    if "\0" in text:
+        return "it has zero bytes: it is damaged, or no text"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "it has halves of characters, which are no Unicode"
+    return None
 
 
 def clean_text(text: str) -> str:

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ...captioning.runs.sources.search import is_picture_name
 from ...captioning.runs.sources.walking import Links, walk
-from .examples import OnProblem, Problem, clean_text
+from .examples import OnProblem, Problem, clean_text, why_no_text
 
 __all__ = ["FolderFiles", "below", "folders_of", "is_picture_name", "read_caption", "stem_of"]
 
@@ -43,17 +44,21 @@ def _is_visible(name: str) -> bool:
 
 
 def below(path: str, root: Path) -> str:
-    """``path`` relative to ``root``, with slashes; as it is where it lies elsewhere."""
+    """``path`` relative to ``root``, with slashes; as it is where it lies elsewhere.
+
+    The same on every machine: macOS may write an accent as a character of its own.
+    """
     base = os.path.abspath(root)
     absolute = os.path.abspath(path)
     prefix = base if base.endswith(os.sep) else base + os.sep
     inside = os.path.normcase(absolute).startswith(os.path.normcase(prefix))
-    return (absolute[len(prefix) :] if inside else absolute).replace(os.sep, "/")
+    name = (absolute[len(prefix) :] if inside else absolute).replace(os.sep, "/")
+    return unicodedata.normalize("NFC", name)
 
 
 def stem_of(name: str) -> str:
-    """The name without its last extension."""
-    return os.path.splitext(name)[0]
+    """The name without its last extension; accents in one form, as two machines may have written them."""
+    return os.path.splitext(unicodedata.normalize("NFC", name))[0]
 
 
 def read_caption(path: str, on_problem: OnProblem, *, keep_empty: bool = False) -> str | None:
@@ -78,7 +83,7 @@ def _read(path: str, tell: Callable[[str, str], None]) -> str | None:
     except UnicodeDecodeError:
         tell("unreadable caption", "it is not UTF-8; save it as UTF-8")
         return None
-    if "\0" in text:
-        tell("unreadable caption", "it has zero bytes: it is damaged, or no text")
+    if (reason := why_no_text(text)) is not None:
+        tell("unreadable caption", reason)
         return None
     return clean_text(text)

@@ -20,6 +20,7 @@ __all__ = ["is_task_folder", "sidecar_examples", "task_examples"]
 
 _PUBLISHED_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")  # in the order in which the published trainer looks
 _TEXT = ".txt"
+_FULL_WIDTH = str.maketrans("\uff1c\uff1e", "<>")  # brackets as some write them where Windows forbids < and >
 _USUAL_CAPTIONS = ("txt", "caption", "tags")  # of sidecars, where nothing says which
 _MOST_NAMED = 3
 
@@ -35,7 +36,7 @@ def is_task_folder(folder: FolderFiles, instruction: str | None = None) -> bool:
     """
     if not _is_of_texts(folder):
         return False
-    name = _instruction_of(os.path.basename(folder.path))
+    name = _instruction_of(_task_name(folder))
     return name is not None and (instruction is None or name == find_instruction(instruction).name)
 
 
@@ -67,6 +68,10 @@ def task_examples(source: DataSource, on_problem: OnProblem) -> Iterator[Example
     _tell_uncaptioned(folders.values(), captioned, on_problem)
 
 
+def _task_name(folder: FolderFiles) -> str:
+    return os.path.basename(folder.path).translate(_FULL_WIDTH)
+
+
 def _is_of_texts(folder: FolderFiles) -> bool:
     return not folder.pictures and any(map(_is_text, folder.others))
 
@@ -88,7 +93,7 @@ def _task(folder: FolderFiles, images: Mapping[str, str], on_problem: OnProblem)
     Raises:
         DataError: it is in brackets, or ``{input}`` has no place to come from.
     """
-    name = os.path.basename(folder.path)
+    name = _task_name(folder)
     try:
         instruction = find_instruction(name)
     except InstructionError as error:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ...captioning.errors import ImageError
@@ -29,17 +32,18 @@ class ImageChecks:
 
     errors: Mapping[ImageRef, str]
     sizes: Mapping[ImageRef, tuple[int, int]]  # width and height, upright; of images that were decoded
-    digests: Mapping[ImageRef, bytes]  # of their files; of images that were decoded
+    digests: Mapping[ImageRef, bytes]  # of their files; of images that were read
+    files: Mapping[ImageRef, tuple[int, int]]  # device and number on it: the same by whatever path or link
 
     def identity(self, image: ImageRef) -> object:
         """Equal for two that are the same picture, as far as that is known."""
-        return self.digests.get(image) or (image.place, image.column, image.row)
+        return self.digests.get(image) or self.files.get(image) or (image.place, image.column, image.row)
 
     @property
     def twins(self) -> dict[str, str]:
         """For the names of a picture that has several, the first of them."""
         names: dict[object, set[str]] = {}
-        for image in self.digests:
+        for image in {**self.files, **self.digests}:
             names.setdefault(self.identity(image), set()).add(image.name)
         return _joined(group for group in names.values() if len(group) > 1)
 
@@ -48,6 +52,7 @@ class _Found(NamedTuple):
     error: str | None = None
     size: tuple[int, int] | None = None
     digest: bytes | None = None
+    file: tuple[int, int] | None = None
 
 
 def check_images(
@@ -58,11 +63,11 @@ def check_images(
     """Look at images, each once, in several threads.
 
     Args:
-        check: decode them, read what their header says, or do neither.
+        check: decode them, read what their header says, or do neither, and only see which are one file.
         on_progress: told how many of how many have been looked at.
     """
-    once = list(dict.fromkeys(images)) if check != "none" else []
-    look = _decoded if check == "full" else _header
+    once = list(dict.fromkeys(images))
+    look = functools.partial(_seen, check=check)
     found: dict[ImageRef, _Found] = {}
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
         for group in _groups(once):
@@ -73,7 +78,21 @@ def check_images(
         {image: one.error for image, one in found.items() if one.error is not None},
         {image: one.size for image, one in found.items() if one.size is not None},
         {image: one.digest for image, one in found.items() if one.digest is not None},
+        {image: one.file for image, one in found.items() if one.file is not None},
     )
+
+
+def _seen(image: ImageRef, check: ImageCheck) -> _Found:
+    file = None
+    if image.column is None:
+        try:
+            state = Path(image.place).stat()
+        except (OSError, ValueError):  # told, with the reason, by what opens it
+            return _LOOKS[check](image)
+        if not stat.S_ISREG(state.st_mode):  # to open a pipe is to wait for whoever writes into it
+            return _Found(error=f"{image.place}: it is a folder, a pipe or a device, not a picture")
+        file = (state.st_dev, state.st_ino) if state.st_ino else None  # 0: a file system without such
+    return _LOOKS[check](image)._replace(file=file)
 
 
 def _decoded(image: ImageRef) -> _Found:
@@ -91,13 +110,21 @@ def _header(image: ImageRef) -> _Found:
         if image.column is None:
             with open(image.place, "rb") as file:
                 stored_size(file)
-        else:
-            stored_size(io.BytesIO(image.read()))
+            return _Found()
+        data = image.read()
+        stored_size(io.BytesIO(data))
+        return _Found(digest=blake2b(data, digest_size=16).digest())
     except OSError as error:
         return _Found(error=f"{image.name}: {error.strerror or error}")
     except ImageError as error:
         return _Found(error=str(error))
-    return _Found()
+
+
+_LOOKS: dict[ImageCheck, Callable[[ImageRef], _Found]] = {
+    "full": _decoded,
+    "header": _header,
+    "none": lambda _: _Found(),
+}
 
 
 def _groups(images: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:

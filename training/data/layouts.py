@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .arrow_tables import is_saved_dataset, splits_of
-from .examples import Example, OnProblem
+from .examples import Example, OnProblem, Problem
 from .files import folders_of
 from .folders import is_task_folder, sidecar_examples, task_examples
 from .options import DataOptions, DataSource, Layout
@@ -22,6 +22,7 @@ from .tables import (
 
 __all__ = ["check_sources", "layout_of", "load_examples"]
 
+_FIRST_FEW = 3
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 
 _READERS: dict[Layout, Callable[[DataSource, OnProblem], Iterator[Example]]] = {
@@ -65,9 +66,10 @@ def load_examples(sources: Sequence[DataSource], on_problem: OnProblem) -> tuple
     for source in sources:
         before = len(examples)
         layout = layout_of(source)
-        examples.extend(_READERS[layout](source, on_problem))
+        wrong = _First(on_problem)
+        examples.extend(_READERS[layout](source, wrong))
         if len(examples) == before:
-            raise DataError(_nothing_in(source, layout))
+            raise DataError(_nothing_in(source, layout) + wrong.told())
     return tuple(examples)
 
 
@@ -116,6 +118,32 @@ def _archives_in(folder: Path) -> str:
     """Says what to do with a folder of archives."""
     names = sorted(one.name for one in folder.iterdir() if one.name.lower().endswith(_ARCHIVES))
     return f"; unpack {names[0]} first" if names else ""
+
+
+class _First:
+    """Hands problems on, and remembers the first few by which an example was lost."""
+
+    def __init__(self, on_problem: OnProblem) -> None:
+        self._on_problem = on_problem
+        self._first: list[Problem] = []
+        self._count = 0
+
+    def __call__(self, problem: Problem) -> None:
+        self._on_problem(problem)
+        if problem.counts:
+            self._count += 1
+            if len(self._first) < _FIRST_FEW:
+                self._first.append(problem)
+
+    def told(self) -> str:
+        """Lines, or nothing."""
+        if not self._first:
+            return ""
+        lines = [f"\n  {problem.place}: {problem.reason}" for problem in self._first]
+        rest = self._count - len(self._first)
+        return f"; what was found cannot be used:{''.join(lines)}" + (
+            f"\n  … and {rest} more" if rest else ""
+        )
 
 
 def _nothing_in(source: DataSource, layout: Layout) -> str:

@@ -82,8 +82,15 @@ def prepare_data(
             on_note(
                 f"{len(missing)} of {len(held_out)} images that split_file holds out are not in the data."
             )
-    twins = report.images.twins
-    split = split_examples(report.examples, options.eval_split, seed, held_out=held_out, twins=twins)
+    images = report.images
+    split = split_examples(
+        report.examples,
+        options.eval_split,
+        seed,
+        held_out=held_out,
+        twins=images.twins,
+        identity=images.identity,
+    )
     return PreparedData(split, report)
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from ...captioning.errors import ImageError
 from ...captioning.images import image_extensions
 from ...captioning.instructions import AnswerKind, InstructionError, find_instruction
 from ...captioning.regions import REGION_KINDS
 from ..errors import DataError
-from .examples import Example, OnProblem, Problem, clean_text
+from .cells import RowError, is_missing, kind_of, text_or_none, texts_of
+from .examples import Example, OnProblem, Problem, clean_text, why_no_text
 from .files import below, is_picture_name
 from .options import DataSource
 from .pictures import ImageRef
@@ -21,6 +25,7 @@ __all__ = ["IMAGE_COLUMNS", "EmbeddedImage", "Row", "RowReader"]
 
 IMAGE_COLUMNS = ("image", "file_name", "image_path", "image_file", "path", "filename", "images")
 _TEXT_COLUMNS = ("text", "caption", "target", "answer")  # with one instruction for the row or the source
+_FIRST_ROWS = 100  # that may say nothing, before a table is refused
 _FROM_MODEL = ("gpt", "assistant", "model")  # of conversations
 
 
@@ -67,34 +72,46 @@ class RowReader:
         self._on_problem = on_problem
         self._columns = {name: find_instruction(asked).name for name, asked in source.columns.items()}
         self._instruction = source.instruction and find_instruction(source.instruction).name
+        self._by_path: dict[str, ImageRef] = {}  # the first of each name that is in the table itself
+        self._digests: dict[str, bytes | None] = {}  # of those whose name comes again
 
     def examples(self, rows: Iterable[Row]) -> Iterator[Example]:
         """The examples of all rows.
 
         Raises:
-            DataError: the first row does not say which column is the image, or what captions answer.
+            DataError: none of the first rows says which column is the image, or what captions answer.
         """
+        unclear: DataError | None = None  # until there is an example
+        begun = False
         for number, row in enumerate(rows):
             try:
-                yield from self._of_row(row)
-            except _RowError as error:
-                if number == 0 and error.is_of_table:
-                    raise DataError(f"{row.origin}: {error}") from error
+                for example in self._of_row(row):
+                    begun = True
+                    yield example
+            except RowError as error:
                 self._on_problem(Problem(error.kind, row.origin, str(error)))
+                if error.is_of_table and unclear is None:
+                    unclear = DataError(f"{row.origin}: {error}")
+            if unclear is not None and not begun and number >= _FIRST_ROWS:
+                break
+        if unclear is not None and not begun:
+            raise unclear
 
     def _of_row(self, row: Row) -> Iterator[Example]:
         answers = list(self._answers(row.values))
         image = self._image(row)
-        text_input = _text_or_none(row.values.get(self._source.text_input_column))
+        text_input = text_or_none(row.values.get(self._source.text_input_column))
         for answer in answers:
             asked = find_instruction(answer.instruction)
             if asked.needs_input and text_input is None:
-                raise _RowError(
-                    "no text input",
-                    f"{asked.name} takes a text or region; the column {self._source.text_input_column!r}"
-                    " has none",
-                )
-            for text in _texts(answer.text):
+                column = self._source.text_input_column
+                reason = f"{asked.name} takes a text or region; the column {column!r} has none"
+                self._on_problem(Problem("no text input", row.origin, reason))
+                continue
+            for text in texts_of(answer.text, asked.name):
+                if (reason := why_no_text(text)) is not None:
+                    self._on_problem(Problem("unreadable row", row.origin, f"the {asked.name}: {reason}"))
+                    continue
                 target = clean_text(text)
                 if not target and self._source.empty_captions == "drop":
                     self._on_problem(Problem("empty caption", row.origin, f"the {asked.name} is empty"))
@@ -107,12 +124,12 @@ class RowReader:
     def _answers(self, values: Mapping[str, Any]) -> Iterator[_Answer]:
         """
         Raises:
-            _RowError: there is none.
+            RowError: there is none.
         """
         find = self._way(values)
-        found = [answer for answer in find(values) if answer.text is not None]
+        found = [answer for answer in find(values) if not is_missing(answer.text)]
         if not found:
-            raise _RowError("empty caption", "it has no caption")
+            raise RowError("empty caption", "it has no caption")
         yield from found
 
     def _way(self, values: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Iterator[_Answer]]:
@@ -128,7 +145,7 @@ class RowReader:
         if self._instruction is not None and _first(values, _TEXT_COLUMNS) is not None:
             return self._only
         known = ", ".join(map(repr, values)) or "none"
-        raise _RowError(
+        raise RowError(
             "no caption",
             f"nothing says which of its columns ({known}) are captions, and what they answer. Name them in "
             "dataset_config: columns: {caption: MORE_DETAILED_CAPTION}",
@@ -139,7 +156,7 @@ class RowReader:
         missing = [name for name in self._columns if name not in values]
         if len(missing) == len(self._columns):
             known = ", ".join(map(repr, values)) or "none"
-            raise _RowError(
+            raise RowError(
                 "no caption", f"there is no column {missing[0]!r}; there are: {known}", is_of_table=True
             )
         for name, instruction in self._columns.items():
@@ -154,10 +171,12 @@ class RowReader:
         """ShareGPT's form: what is asked stands in the turn before the model's, or is the source's."""
         asked = self._instruction
         for turn in values["conversations"]:
+            if not isinstance(turn, Mapping):
+                raise RowError("unreadable row", f"a turn of its conversation is {kind_of(turn)}")
             speaker, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
             if speaker in _FROM_MODEL:
                 if asked is None:
-                    raise _RowError(
+                    raise RowError(
                         "no caption",
                         "nothing says what its conversations answer. Name it in dataset_config: instruction: "
                         "MORE_DETAILED_CAPTION",
@@ -173,47 +192,53 @@ class RowReader:
     def _image(self, row: Row) -> ImageRef:
         """
         Raises:
-            _RowError: there is none.
+            RowError: there is none.
         """
         column = self._source.image_column or _first(row.values, IMAGE_COLUMNS)
         if column is None or column not in row.values:
             known = ", ".join(map(repr, row.values)) or "none"
             wanted = f"there is no column {column!r}" if column else "nothing says which column is the image"
-            raise _RowError("no image", f"{wanted} (image_column); there are: {known}", is_of_table=True)
+            raise RowError("no image", f"{wanted} (image_column); there are: {known}", is_of_table=True)
         cell = row.values[column]
         if isinstance(cell, list) and len(cell) == 1:
             cell = cell[0]
         if isinstance(cell, EmbeddedImage):
-            return ImageRef(cell.path or row.origin, cell.place, cell.column, cell.row)
+            return self._embedded(cell, row.origin)
         path = cell.get("path") if isinstance(cell, Mapping) else cell
         if not isinstance(path, str) or not path:
-            raise _RowError("no image", f"the column {column!r} holds no path of one image")
+            raise RowError("no image", f"the column {column!r} holds no path of one image")
         return self._file(path)
+
+    def _embedded(self, image: EmbeddedImage, origin: str) -> ImageRef:
+        """Called by the path that the table gives, if it gives it to no other picture: in some, all have one
+        name."""
+        if not image.path:
+            return ImageRef(origin, image.place, image.column, image.row)
+        name = unicodedata.normalize("NFC", image.path)
+        found = ImageRef(name, image.place, image.column, image.row)
+        first = self._by_path.setdefault(name, found)
+        if first is found:
+            return found
+        digest = _digest(found)
+        if digest is not None and digest == self._digests.setdefault(name, _digest(first)):
+            return first
+        return replace(found, name=f"{name}#{image.row}")
 
     def _file(self, path: str) -> ImageRef:
         """
         Raises:
-            _RowError: there is no such file.
+            RowError: there is no such file.
         """
         if "://" in path:
-            raise _RowError("no image", f"{path} is on another computer; download it first")
+            raise RowError("no image", f"{path} is on another computer; download it first")
         for candidate in (path, path.replace("\\", "/")):
             place = str(self._base / candidate)
             found = place if os.path.isfile(place) else _with_ending(place)  # noqa: PTH113
             if found is not None:
                 return ImageRef(below(found, self._root), found)
-        raise _RowError(
+        raise RowError(
             "no image", f"there is no file {place!r} (paths begin at images_dir, else at the table's folder)"
         )
-
-
-class _RowError(Exception):
-    """A row has no example, or the whole table cannot be understood."""
-
-    def __init__(self, kind: str, message: str, *, is_of_table: bool = False) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.is_of_table = is_of_table
 
 
 def _self_told(values: Mapping[str, Any]) -> Iterator[_Answer]:
@@ -221,7 +246,7 @@ def _self_told(values: Mapping[str, Any]) -> Iterator[_Answer]:
     try:
         instruction = find_instruction(values["instruction"]).name
     except InstructionError as error:
-        raise _RowError("unknown instruction", str(error)) from error
+        raise RowError("unknown instruction", str(error)) from error
     yield _Answer(instruction, _target(values, _first(values, _TEXT_COLUMNS) or "", instruction))
 
 
@@ -273,16 +298,12 @@ def _first(values: Mapping[str, Any], names: Iterable[str]) -> str | None:
     return next((name for name in names if values.get(name) is not None), None)
 
 
-def _texts(value: Any) -> list[str]:
-    """One text, or several that are each an answer."""
-    return [str(one) for one in value] if isinstance(value, (list, tuple)) else [str(value)]
-
-
-def _text_or_none(value: Any) -> str | None:
-    if value is None:
+def _digest(image: ImageRef) -> bytes | None:
+    """Of its file; None where there is none, which is told when images are looked at."""
+    try:
+        return blake2b(image.read(), digest_size=16).digest()
+    except ImageError:
         return None
-    text = value if isinstance(value, str) else ",".join(map(str, value)) if isinstance(value, list) else ""
-    return clean_text(text) or None
 
 
 def _with_ending(place: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from ..atomic import write_text
 from ..errors import DataError
 from .examples import Example
+from .pictures import ImageRef
 
 __all__ = ["Split", "read_split", "split_examples"]
 
@@ -47,6 +48,7 @@ def split_examples(
     *,
     held_out: frozenset[str] | None = None,
     twins: Mapping[str, str] | None = None,
+    identity: Callable[[ImageRef], object] | None = None,
 ) -> Split:
     """Hold out images, each with all its examples.
 
@@ -58,6 +60,8 @@ def split_examples(
         held_out: names of images that are held out instead, as :func:`read_split` gives them.
         twins: for images that have another name of the same picture, the first of its names. They are on the
             same side.
+        identity: equal for two that are the same picture. Pictures of one name, from several sources, are on
+            the same side, too, and count as several.
 
     Raises:
         DataError: one side would be empty.
@@ -65,7 +69,11 @@ def split_examples(
     twins = twins or {}
     names = {example.image.name for example in examples}
     if held_out is None:
-        chosen = _chosen({twins.get(name, name) for name in names}, eval_split, seed)
+        pictures: dict[str, set[object]] = {}
+        for image in {example.image for example in examples}:
+            name = twins.get(image.name, image.name)
+            pictures.setdefault(name, set()).add(image if identity is None else identity(image))
+        chosen = _chosen({name: len(group) for name, group in pictures.items()}, eval_split, seed)
     else:
         chosen = {twins.get(name, name) for name in held_out & names}
         if not chosen:
@@ -100,12 +108,18 @@ def read_split(path: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def _chosen(names: set[str], eval_split: float, seed: int) -> set[str]:
-    """The names of the images that are held out."""
+def _chosen(pictures: Mapping[str, int], eval_split: float, seed: int) -> set[str]:
+    """The names of the images that are held out, of those that so many pictures have each."""
     if eval_split == 0:
         return set()
-    count = max(1, round(eval_split * len(names))) if eval_split < 1 else int(eval_split)
-    return set(sorted(names, key=lambda name: (_hash(seed, name), name))[:count])
+    count = max(1, round(eval_split * sum(pictures.values()))) if eval_split < 1 else int(eval_split)
+    chosen: set[str] = set()
+    for name in sorted(pictures, key=lambda name: (_hash(seed, name), name)):
+        if count <= 0:
+            break
+        chosen.add(name)
+        count -= pictures[name]
+    return chosen
 
 
 def _hash(seed: int, name: str) -> bytes:

@@ -156,7 +156,7 @@ def _json_lines(stream: TextIO, name: str, on_problem: OnProblem) -> Iterator[Ro
         origin = f"{name}:{number}"
         try:
             values = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             on_problem(Problem("unreadable row", origin, f"it is no JSON: {error}"))
             continue
         if isinstance(values, dict):
@@ -169,8 +169,11 @@ def _csv_rows(stream: TextIO, name: str, on_problem: OnProblem) -> Iterator[Row]
     head = stream.readline()
     stream.seek(0)
     delimiter = "\t" if name.lower().endswith(".tsv") else max(_DELIMITERS, key=head.count)
-    rows = csv.DictReader(stream, delimiter=delimiter)
+    rows = csv.DictReader(stream, delimiter=delimiter, strict=True)  # else an open quote swallows the rest
     try:
+        names = rows.fieldnames or []
+        if len(names) != len(set(names)):
+            raise DataError(f"{name}: it has two columns of one name: {', '.join(names)}")
         for values in rows:
             origin = f"{name}:{rows.line_num}"
             if None in values or None in values.values():
@@ -185,7 +188,7 @@ def _json_rows(stream: TextIO, name: str, on_problem: OnProblem) -> Iterator[Row
     """A list of rows, or as sd-scripts have it, rows by the path of the image."""
     try:
         content = json.load(stream)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: it is no JSON: {error}") from error
     if isinstance(content, dict) and content and all(isinstance(one, dict) for one in content.values()):
         for key, values in content.items():
