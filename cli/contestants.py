@@ -68,11 +68,13 @@ def contestant(named: Named, place: PlaceFlags, *, watched: bool) -> Contestant:
     Raises:
         UsageError: the device or the number format is not to be had.
         ModelFilesError: the checkpoint or an adapter is not.
+        ConfigError: the configuration of the run that it is of cannot be read.
     """
     from ..captioning import Captioner
     from ..florence2 import resolve_device, resolve_dtype
     from ..models_cache import ensure_adapter, ensure_checkpoint
     from ..training.evaluation.evaluation import Contestant
+    from ..training.evaluation.held_out import prompts_of
 
     try:
         device = resolve_device(place.device)
@@ -87,7 +89,10 @@ def contestant(named: Named, place: PlaceFlags, *, watched: bool) -> Contestant:
     captioner = Captioner(
         named.model, device=device, dtype=dtype, batch_size=place.batch_size, loras=named.loras
     )
-    return Contestant(named.label, captioner, folder, adapters)
+    prompts: dict[str, str] = {}
+    for place_of_run in (folder, *(path for path, _ in adapters)):
+        prompts |= prompts_of(place_of_run)
+    return Contestant(named.label, captioner, folder, adapters, prompts)
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ from .answer_flags import PlaceFlags
 from .contestants import Named, contestant, label_all, parse_model
 from .evaluate_flags import ContestantFlags, EvaluationDataFlags, EvaluationFlags, Run
 from .expand_flags import expand_flags
-from .reporting import UsageError, configure_logging, reported_errors, say
+from .reporting import FAILED, UsageError, configure_logging, reported_errors, say
 from .tables import print_table
 
 if TYPE_CHECKING:
     from ..training.data.examples import Example, Problem
+    from ..training.data.options import DataOptions
+    from ..training.data.report import CheckReport
     from ..training.evaluation.curves import Curve
     from ..training.evaluation.evaluation import Conditions, Contestant, Evaluation
     from ..training.evaluation.held_out import TrainedRun
@@ -44,25 +47,36 @@ def evaluate(
     precision and recall of tags, average precision of boxes) and shown side by side in a report, a page that
     needs no other file. After an interruption the same command goes on where it was.
 
-    Exit status: 0 all done, 1 something failed, 2 wrong usage, 130 stopped with Ctrl-C.
+    The output folder gets report.html; metrics.json, scores.csv and questions.jsonl for programs; tables.md
+    for model cards; and answers and losses as they come.
+
+    Exit status: 0 all done, 1 something failed, such as an image (the others are done), 2 wrong usage, 130
+    stopped with Ctrl-C.
     """
     configure_logging(flags.verbose)
     with reported_errors(flags.verbose):
+        from ..training.evaluation.questions import draw_questions, questions_of
+
         trained = _find_run(run, data)
         models = label_all(*_models(trained, contestants))
         folder = _output(trained, flags)
-        conditions = _conditions(trained, place, data, flags)
+        given = data.options()
+        conditions = _conditions(trained, given, place, data, flags)
         problems: list[Problem] = []
-        examples = _examples(trained, data, problems.append)
+        examples = _examples(trained, given, data, problems.append)
         folder.prepare()
         entered = [contestant(named, place, watched=flags.watched) for named in models]
-        questions = _questions(entered, examples, problems, conditions, data, quiet=flags.quiet)
+        most = _most_tokens(given if given or trained is None else [trained.config.data])
+        report = _checked(entered, examples, problems, conditions, most, quiet=flags.quiet)
+        questions = draw_questions(questions_of(report.examples), data.images, data.seed)
         curves = _curves(entered)
         settings = _settings(entered, conditions, trained, data)
         found = _ask(entered, questions, conditions, folder, flags)
         folder.write(found, curves, settings, _report_options(data, flags))
         if not flags.quiet:
             _tell(found, folder)
+        if found.failed:
+            raise typer.Exit(FAILED)
 
 
 def _ask(
@@ -118,7 +132,11 @@ def _output(trained: TrainedRun | None, flags: EvaluationFlags) -> EvaluationFol
 
 
 def _conditions(
-    trained: TrainedRun | None, place: PlaceFlags, data: EvaluationDataFlags, flags: EvaluationFlags
+    trained: TrainedRun | None,
+    given: Sequence[DataOptions],
+    place: PlaceFlags,
+    data: EvaluationDataFlags,
+    flags: EvaluationFlags,
 ) -> Conditions:
     from ..captioning.images import parse_background
     from ..training.evaluation.evaluation import Conditions
@@ -129,9 +147,12 @@ def _conditions(
         parse_background(background)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    prompts = {} if trained is None else trained.prompts()
+    for options in given:
+        prompts |= options.prompts
     return Conditions(
         generation=flags.generation(),
-        prompts={} if trained is None else trained.prompts(),
+        prompts=prompts,
         background=background,
         with_loss=flags.loss,
         loss_batch_size=place.batch_size or Conditions.loss_batch_size,
@@ -139,12 +160,15 @@ def _conditions(
 
 
 def _examples(
-    trained: TrainedRun | None, data: EvaluationDataFlags, on_problem: Callable[[Problem], None]
+    trained: TrainedRun | None,
+    given: Sequence[DataOptions],
+    data: EvaluationDataFlags,
+    on_problem: Callable[[Problem], None],
 ) -> list[Example]:
     """Images and true answers, as far as they were asked for."""
     from ..captioning.instructions import find_instructions
 
-    examples = _all_examples(trained, data, on_problem)
+    examples = _all_examples(trained, given, data, on_problem)
     if not data.only:
         return examples
     wanted = {instruction.name for instruction in find_instructions(",".join(data.only))}
@@ -156,16 +180,25 @@ def _examples(
 
 
 def _all_examples(
-    trained: TrainedRun | None, data: EvaluationDataFlags, on_problem: Callable[[Problem], None]
+    trained: TrainedRun | None,
+    given: Sequence[DataOptions],
+    data: EvaluationDataFlags,
+    on_problem: Callable[[Problem], None],
 ) -> list[Example]:
     from ..training.data.split import read_split
     from ..training.evaluation.held_out import examples_of
 
-    if data.data:
-        images = None if data.split is None else read_split(data.split)
-        return examples_of(data.sources(), on_problem, images)
-    given = {"--split": data.split, "--instruction": data.instruction}
-    for name, value in given.items():
+    if given and data.split is not None:
+        sources = [source for options in given for source in options.sources]
+        return examples_of(sources, on_problem, read_split(data.split))
+    found: list[Example] = []
+    for options in given:
+        images = None if options.split_file is None else read_split(options.split_file)
+        found += examples_of(options.sources, on_problem, images)
+    if given:
+        return found
+    without = {"--split": data.split, "--instruction": data.instruction}
+    for name, value in without.items():
         if value is not None:
             raise UsageError(f"{name} has no use without --data; a run has data of its own.")
     if trained is None:
@@ -173,23 +206,27 @@ def _all_examples(
     return trained.examples(on_problem)
 
 
-def _questions(
+def _most_tokens(given: Sequence[DataOptions]) -> int | None:
+    """Of a true answer, where the data say that longer ones are not theirs."""
+    return min((one.max_target_tokens for one in given if one.max_target_tokens is not None), default=None)
+
+
+def _checked(
     entered: Sequence[Contestant],
     examples: Sequence[Example],
     problems: Sequence[Problem],
     conditions: Conditions,
-    data: EvaluationDataFlags,
+    most: int | None,
     *,
     quiet: bool,
-) -> list[Question]:
-    """What all checkpoints can be asked."""
+) -> CheckReport:
+    """What all checkpoints can be asked; what not is told."""
     from ..training.evaluation.held_out import check_for
-    from ..training.evaluation.questions import draw_questions, questions_of
 
-    report = check_for(entered, examples, conditions.prompts, problems)
+    report = check_for(entered, examples, conditions.prompts, problems, max_target_tokens=most)
     if not quiet and report.problems:
         say(report.table())
-    return draw_questions(questions_of(report.examples), data.images, data.seed)
+    return report
 
 
 def _curves(entered: Sequence[Contestant]) -> dict[str, list[Curve]]:
@@ -234,11 +271,17 @@ def _settings(
 
 def _tell(evaluation: Evaluation, folder: EvaluationFolder) -> None:
     """The tables, to standard output; where the report is, and what is not in it, to standard error."""
+    from ..training.evaluation.metrics import NO_SYNONYMS
     from ..training.evaluation.tables import tables
 
     for number, table in enumerate(tables(evaluation)):
         typer.echo(f"{chr(10) if number else ''}{table.title} ({table.about})")
         print_table(["checkpoint", *table.columns], [[row.label, *row.cells] for row in table.rows])
+    if any(NO_SYNONYMS in scores for model in evaluation.models for scores in model.scores.values()):
+        say(
+            f"{NO_SYNONYMS}: WordNet is not on this computer, so only equal words and stems count. Do: "
+            f"{shlex.quote(sys.executable)} -m nltk.downloader wordnet"
+        )
     for name, reason in evaluation.failed[:_FAILED]:
         say(f"left out: {name}: {reason}")
     if len(evaluation.failed) > _FAILED:

@@ -17,7 +17,7 @@ from .streams import is_terminal
 
 if TYPE_CHECKING:
     from ..florence2 import GenerationOptions
-    from ..training.data.options import DataSource
+    from ..training.data.options import DataOptions
 
 DATA = "Data"
 _GENERATION = "Generation (default: each checkpoint's own settings)"
@@ -70,9 +70,11 @@ class EvaluationDataFlags:
         typer.Option(
             "--data",
             "-d",
-            metavar="FOLDER|TABLE",
+            metavar="FOLDER|TABLE|FILE.yaml",
             help="Images with true answers, in any form that training takes: folders with text files, JSONL, "
-            "CSV, Parquet, Hugging Face datasets. May be given again.",
+            "CSV, Parquet, Hugging Face datasets; or a file with the keys of a training configuration, whose "
+            "eval_dataset_config (or else dataset_config) says more: columns, extensions, prompts. May be "
+            "given again.",
             rich_help_panel=DATA,
             show_default=False,
         ),
@@ -134,15 +136,17 @@ class EvaluationDataFlags:
         ),
     ] = None
 
-    def sources(self) -> list[DataSource]:
-        """Where ``--data`` says that examples are.
+    def options(self) -> list[DataOptions]:
+        """What each ``--data`` says about examples and how they are asked about.
 
         Raises:
             InstructionError: ``--instruction`` is unknown.
-            UsageError: ``--layout`` is.
+            UsageError: ``--layout`` is, or has no use, or a file cannot be understood.
         """
         from ..captioning.instructions import find_instruction
-        from ..training.data.options import DataSource, Layout
+        from ..training.config_files import is_configuration, read_evaluation_data
+        from ..training.data.options import DataOptions, DataSource, Layout
+        from ..training.errors import ConfigError
 
         try:
             layout = Layout(self.layout.strip().lower())
@@ -150,7 +154,18 @@ class EvaluationDataFlags:
             known = ", ".join(one.value for one in Layout)
             raise UsageError(f"--layout is {self.layout!r}; known are {known}.") from error
         name = None if self.instruction is None else find_instruction(self.instruction).name
-        return [DataSource(path=path, layout=layout, instruction=name) for path in self.data or ()]
+        found = []
+        for path in (one.expanduser() for one in self.data or ()):
+            if not is_configuration(path):
+                found.append(DataOptions(sources=(DataSource(path=path, layout=layout, instruction=name),)))
+                continue
+            if name is not None or layout is not Layout.AUTO:
+                raise UsageError(f"--instruction and --layout have no use with {path}: it says that itself.")
+            try:
+                found.append(read_evaluation_data(path))
+            except ConfigError as error:
+                raise UsageError(str(error)) from error
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +203,7 @@ class EvaluationFlags:
             "--output",
             "-o",
             metavar="FOLDER",
-            help="For report.html, metrics.json, tables.md and the answers. Default: evaluation, in RUN if "
-            "there is one.",
+            help="For the report, tables and answers. Default: evaluation, in RUN if there is one.",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import re
@@ -187,6 +188,62 @@ def test_an_evaluation_goes_on_where_it_was_stopped(
     assert answers.read_bytes() == whole
 
 
+def test_losses_are_kept_as_answers_are(compare: Callable[..., Ended], scenes: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(scenes, tmp_path / "mine")
+    # labels that are one name to file systems
+    arguments = ("--data", mine, "-m", "demo", "-m", "demo", "--label", "a/b", "--label", "A-b")
+    ended = compare(*arguments)
+    assert ended.status == 0, ended.stderr
+    assert "a/b: loss, 9" in ended.stderr
+    scored = numbers(tmp_path)
+    kept = tmp_path / "out" / "answers" / "a-b.losses.jsonl"
+    whole = kept.read_bytes()
+    assert "loss, " not in (again := compare(*arguments).stderr), again
+    assert "answers, " not in again
+    assert numbers(tmp_path) == scored
+    kept.write_bytes(b"".join(whole.splitlines(keepends=True)[:-4]))
+    assert "a/b: loss, 4" in compare(*arguments).stderr
+    assert numbers(tmp_path)["models"][0]["loss"] == pytest.approx(scored["models"][0]["loss"], rel=1e-6)
+    (mine / "CAPTION" / "1.txt").write_text("something else", encoding="utf-8")
+    ended = compare(*arguments)
+    assert "a/b: loss, 1" in ended.stderr
+    assert "answers, " not in ended.stderr
+    assert numbers(tmp_path)["models"][0]["loss"] != pytest.approx(scored["models"][0]["loss"], rel=1e-3)
+
+
+def test_programs_get_all_numbers(compare: Callable[..., Ended], scenes: Path, tmp_path: Path) -> None:
+    ended = compare("--data", scenes, "-m", "demo", "-m", "demo", "--label", "a, b", "--label", "c")
+    assert ended.status == 0, ended.stderr
+    found = numbers(tmp_path)
+    with open(tmp_path / "out" / "scores.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    told = {(row["checkpoint"], row["instruction"], row["metric"]): row["value"] for row in rows}
+    first, _ = found["models"]
+    assert float(told["a, b", "all", "loss"]) == first["loss"]
+    for instruction, scores in first["instructions"].items():
+        for name, value in scores.items():
+            assert told["a, b", instruction, name] == ("" if value is None else str(value))
+    assert len(told) == len(rows)
+    assert found["settings"]["num_beams"] == "1"
+    questions = (tmp_path / "out" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(questions) == SCENES * len(INSTRUCTIONS)
+    one = json.loads(questions[0])
+    assert one["true"] == [(scenes / one["instruction"] / "0.txt").read_text(encoding="utf-8")]
+    assert set(one["answers"]) == set(one["losses"]) == {"a, b", "c"}
+
+
+def test_that_synonyms_are_not_counted_is_told_once(
+    compare: Callable[..., Ended], scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptgen.training.evaluation.texts._wordnet", lambda: None)
+    ended = compare("--data", scenes, "-m", "demo", "--no-loss", "--only", "CAPTION")
+    assert ended.status == 0, ended.stderr
+    assert ended.stderr.count("nltk.downloader wordnet") == 1
+    assert "METEOR (no synonyms)" in ended.stdout
+    ended = compare("--data", scenes, "-m", "demo", "--no-loss", "--only", "OD")
+    assert "nltk.downloader" not in ended.stderr
+
+
 def test_a_picture_that_has_changed_is_asked_again(
     compare: Callable[..., Ended], scenes: Path, tmp_path: Path
 ) -> None:
@@ -204,7 +261,7 @@ def test_a_picture_that_cannot_be_read_is_left_out(
     whole = (mine / "1.png").read_bytes()
     (mine / "1.png").write_bytes(whole[: len(whole) // 2])  # its header is well
     ended = compare("--data", mine, "-m", "demo", "--only", "caption")
-    assert ended.status == 0, ended.stderr
+    assert ended.status == 1, ended.stderr
     found = numbers(tmp_path)
     assert found["images"] == 2
     assert [one["question"] for one in found["failed"]] == ["1.png [CAPTION]"]
@@ -281,7 +338,9 @@ def test_nothing_of_others_is_overwritten(
     out = tmp_path / "out"
     (out / "answers").mkdir(parents=True)
     arguments = ("--data", scenes, "-m", "demo", "--no-loss", "--only", "CAPTION")
-    for name in ("report.html", "metrics.json", "tables.md", "answers/demo.jsonl"):
+    for name in (
+        "report.html", "metrics.json", "tables.md", "scores.csv", "questions.jsonl", "answers/demo.jsonl",
+    ):  # fmt: skip
         (out / name).write_text("mine\n", encoding="utf-8")
         ended = compare(*arguments)
         assert ended.status == 1

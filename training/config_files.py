@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .config import TrainConfig
-from .config_values import config_mapping, parse_config
+from .config_values import config_mapping, parse_config, parse_evaluation_data
+from .data.options import DataOptions
 from .errors import ConfigError
 
-__all__ = ["config_mapping", "parse_config", "read_config", "write_config"]
+__all__ = [
+    "config_mapping",
+    "is_configuration",
+    "parse_config",
+    "read_config",
+    "read_evaluation_data",
+    "write_config",
+]
+
+_DATA = ("dataset_config", "eval_dataset_config", "dataset_path")
 
 
 def read_config(
@@ -37,8 +48,42 @@ def read_config(
         _override(raw, key, text)
     if raw.get("run_name") is None:
         raw["run_name"] = path.stem
-    try:
+    with _named(path):
         return parse_config(raw, on_note)
+
+
+def is_configuration(path: Path) -> bool:
+    """Whether a file has the keys of a configuration: YAML always, JSON if it is no table."""
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return True
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return False  # it is told as the table that it may be
+    return isinstance(raw, dict) and not raw.keys().isdisjoint(_DATA)
+
+
+def read_evaluation_data(path: Path) -> DataOptions:
+    """The data to evaluate on in a file with the keys of configurations, of which those of data suffice:
+    ``eval_dataset_config`` if it is given, else all of ``dataset_config``.
+
+    Paths in it begin at the current folder.
+
+    Raises:
+        ConfigError: the file cannot be read, or keys or values are wrong; all of them are named.
+    """
+    raw = _read_mapping(path)
+    with _named(path):
+        return parse_evaluation_data(raw)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Within, what is wrong is told with the file."""
+    try:
+        yield
     except ConfigError as error:
         lines = str(error).splitlines()
         told = lines[0] if len(lines) == 1 else "".join(f"\n  {line}" for line in lines)

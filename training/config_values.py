@@ -12,10 +12,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from .config import TrainConfig, group_fields
 from .config_keys import FIELD_OF_KEY, NESTED_NAMES, nearest_key, nearest_nested_key, translate
-from .data.options import DataSource
+from .data.options import DataOptions, DataSource
 from .errors import ConfigError
 
-__all__ = ["config_mapping", "parse_config"]
+__all__ = ["config_mapping", "parse_config", "parse_evaluation_data"]
 
 _KEY_OF_FIELD = {field: key for key, field in FIELD_OF_KEY.items()}
 
@@ -29,11 +29,47 @@ def parse_config(raw: Mapping[str, Any], on_note: Callable[[str], None] = lambda
     Raises:
         ConfigError: keys or values are wrong; one line for each.
     """
+    values, spoilt, wrong = _parsed(raw, on_note)
+    kinds = get_type_hints(TrainConfig)
+    groups = {}
+    for group in (one for one in kinds if one not in spoilt):
+        try:
+            groups[group] = _build(kinds[group], values[group])
+        except ValueError as error:
+            wrong.append(_in_keys(str(error)))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return TrainConfig(**groups)
+
+
+def parse_evaluation_data(raw: Mapping[str, Any]) -> DataOptions:
+    """The data to evaluate on that a file's mapping stands for: a configuration's, of which ``model_name``
+    and all else may be missing. ``sources`` are those of ``eval_dataset_config`` if that is given.
+
+    Raises:
+        ConfigError: keys or values are wrong; one line for each.
+    """
+    values, _, wrong = _parsed(raw, lambda note: None)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    data = values["data"]
+    held_out = data.pop("eval_sources", ())
+    try:
+        options: DataOptions = _build(DataOptions, data | ({"sources": held_out} if held_out else {}))
+    except ValueError as error:
+        raise ConfigError(_in_keys(str(error))) from error
+    return options
+
+
+def _parsed(
+    raw: Mapping[str, Any], on_note: Callable[[str], None]
+) -> tuple[dict[str, dict[str, Any]], set[str], list[str]]:
+    """Values by the group and the name of their options; groups that cannot be built; and what is wrong."""
     keys, wrong = translate(raw, on_note)
     group_of = group_fields()
     kinds = get_type_hints(TrainConfig)
     values: dict[str, dict[str, Any]] = {group: {} for group in kinds}
-    spoilt: set[str] = set()  # groups that cannot be built for what was found wrong already
+    spoilt: set[str] = set()
     for key, value in keys.items():
         name = FIELD_OF_KEY.get(key, key)
         if name not in group_of or key in _KEY_OF_FIELD:
@@ -47,15 +83,7 @@ def parse_config(raw: Mapping[str, Any], on_note: Callable[[str], None] = lambda
         except ConfigError as error:
             wrong.extend(str(error).splitlines())
             spoilt.add(group)
-    groups = {}
-    for group in (one for one in kinds if one not in spoilt):
-        try:
-            groups[group] = _build(kinds[group], values[group])
-        except ValueError as error:
-            wrong.append(_in_keys(str(error)))
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    return TrainConfig(**groups)
+    return values, spoilt, wrong
 
 
 def config_mapping(config: TrainConfig) -> dict[str, Any]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 
 from ...captioning.results import Result, Tags
 from ...captioning.tags import TagOptions, edit_tags
+from .words import pieces_of
 
 __all__ = ["Piece", "differing"]
 
 Piece = tuple[str, bool]
 """A part of a text, and whether it differs. The parts put together are the text, or the tags in one line."""
 
-_PIECE = re.compile(r"\w+(?:[-'’]\w+)*|\s+|[^\w\s]+")
 _MOST = 4_000  # words of each text that are compared; what comes after counts as different
 _SAME = TagOptions(underscores="spaces", escape_parentheses=False)
 
@@ -27,7 +26,7 @@ def differing(result: Result, others: Sequence[Result]) -> list[Piece]:
     if isinstance(result, Tags):
         return _joined(_tags(result.tags, {_key(tag) for other in others for tag in _tags_of(other)}))
     known = [_same_words(result.text, other.text) for other in others]
-    pieces = _PIECE.findall(result.text)
+    pieces = pieces_of(result.text)
     return _joined([
         (piece, _is_word(piece) and not any(number in same for same in known))
         for number, piece in enumerate(pieces)
@@ -62,12 +61,12 @@ def _same_words(text: str, other: str) -> set[int]:
 
 def _words(text: str) -> list[tuple[int, str]]:
     """Each with its place among the pieces."""
-    pieces = enumerate(_PIECE.findall(text))
+    pieces = enumerate(pieces_of(text))
     return [(place, piece.casefold()) for place, piece in pieces if _is_word(piece)][:_MOST]
 
 
 def _is_word(piece: str) -> bool:
-    return piece[0].isalnum() or piece[0] == "_"
+    return piece[0].isalnum()
 
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:

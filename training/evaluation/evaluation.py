@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,11 @@ from ...captioning.instructions import Instruction
 from ...captioning.results import Result
 from ...florence2 import GenerationOptions
 from ..errors import DataError
-from .losses import TokenLoss, example_losses, load_for_loss, mean_loss
+from .losses import TokenLoss, load_for_loss, losses_by_image, mean_loss
 from .metrics import LOSS, Case, Scores, check_libraries, measure
 from .predictions import Prediction, predict, prompts_for, truths_of
 from .questions import Question, QuestionKey
-from .store import PredictionStore
+from .store import KnownLosses, LossStore, PredictionStore
 
 if TYPE_CHECKING:
     from ...captioning import Captioner
@@ -38,11 +39,21 @@ class Contestant:
     captioner: Captioner
     folder: Path  # of the checkpoint, which is there
     adapters: tuple[tuple[Path, float], ...] = ()  # LoRA, each with its strength
+    prompts: Mapping[str, str] = field(default_factory=dict)  # literal ones that it was trained with
 
     @property
     def name(self) -> str:
         """As the user gave it."""
         return " + ".join([self.captioner.model, *(path for path, _ in self.captioner.loras)])
+
+    def prompts_with(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Literal prompts by instruction that replace the usual ones: what the catalogue has for it, what it
+        was trained with, and before these ``given`` ones.
+
+        Raises:
+            ModelFilesError: its name stands for nothing.
+        """
+        return prompts_for(self.captioner.model, {**self.prompts, **given})
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,6 @@ class Conditions:
     background: str = "white"  # behind transparent pixels
     with_loss: bool = True
     loss_batch_size: int = 8
-    workers: int = 0  # processes that read images for the loss
 
 
 @dataclass(frozen=True)
@@ -102,10 +112,10 @@ def evaluate(
 ) -> Evaluation:
     """Ask all contestants all questions, one after another.
 
-    Answers are kept in ``folder`` as they come; a second call takes those that are there.
+    Answers and losses are kept in ``folder`` as they come; a second call takes those that are there.
 
     Args:
-        folder: for a file of answers of each contestant; it must be there.
+        folder: for files of answers and losses of each contestant; it must be there.
 
     Raises:
         DataError: no image can be read.
@@ -115,9 +125,10 @@ def evaluate(
         OSError: a file cannot be written.
     """
     check_libraries({question.instruction for question in questions})
+    names = _file_names([contestant.label for contestant in contestants])
     found: list[dict[QuestionKey, Prediction]] = []
-    for contestant in contestants:
-        found.append(_answers(contestant, questions, conditions, folder, progress))
+    for contestant, name in zip(contestants, names, strict=True):
+        found.append(_answers(contestant, questions, conditions, folder / f"{name}.jsonl", progress))
         _make_room()
     failed = {
         question.key: one[question.key].error
@@ -131,9 +142,11 @@ def evaluate(
         raise DataError(f"No image could be evaluated. The first: {first}")
     truths = {question.key: truths_of(question, found[0][question.key].size) for question in left}
     models = []
-    for contestant, predictions in zip(contestants, found, strict=True):
+    for contestant, predictions, name in zip(contestants, found, names, strict=True):
         answers = {question.key: _result(predictions[question.key]) for question in left}
-        losses = _losses(contestant, left, conditions, progress) if conditions.with_loss else {}
+        losses: dict[QuestionKey, list[TokenLoss]] = {}
+        if conditions.with_loss:
+            losses = _losses(contestant, left, conditions, folder / f"{name}.losses.jsonl", progress)
         models.append(ModelAnswers(contestant, answers, losses, _scores(left, truths, answers, losses)))
     told = tuple((f"{image} [{instruction}]", reason) for (image, instruction, _), reason in failed.items())
     return Evaluation(left, truths, tuple(models), told, conditions)
@@ -143,12 +156,15 @@ def _answers(
     contestant: Contestant,
     questions: Sequence[Question],
     conditions: Conditions,
-    folder: Path,
+    path: Path,
     progress: Progress,
 ) -> dict[QuestionKey, Prediction]:
-    prompts = prompts_for(contestant.captioner.model, conditions.prompts)
-    facts = _facts(contestant, conditions, prompts)
-    with PredictionStore(folder / f"{_file_name(contestant.label)}.jsonl", facts) as store:
+    prompts = contestant.prompts_with(conditions.prompts)
+    facts = _facts(contestant, conditions) | {
+        "dtype": contestant.captioner.dtype,
+        "generation": dataclasses.asdict(conditions.generation),
+    }
+    with closing(PredictionStore(path, facts)) as store:
         found = store.known(questions)
         left = {question.key: question for question in questions if question.key not in found}
         with progress(f"{contestant.label}: answers", len(left)) as advance:
@@ -167,23 +183,34 @@ def _answers(
 
 
 def _losses(
-    contestant: Contestant, questions: Sequence[Question], conditions: Conditions, progress: Progress
+    contestant: Contestant,
+    questions: Sequence[Question],
+    conditions: Conditions,
+    path: Path,
+    progress: Progress,
 ) -> dict[QuestionKey, list[TokenLoss]]:
-    examples = [(question.key, example) for question in questions for example in question.examples]
-    model = load_for_loss(contestant.folder, contestant.adapters, device=contestant.captioner.device)
-    with progress(f"{contestant.label}: loss", len(examples)) as advance:
-        losses = example_losses(
-            model,
-            [example for _, example in examples],
-            prompts=prompts_for(contestant.captioner.model, conditions.prompts),
-            background=conditions.background,
-            batch_size=conditions.loss_batch_size,
-            workers=conditions.workers,
-            on_progress=advance,
-        )
-    found: dict[QuestionKey, list[TokenLoss]] = {}
-    for (key, _), loss in zip(examples, losses, strict=True):
-        found.setdefault(key, []).append(loss)
+    with closing(LossStore(path, _facts(contestant, conditions) | {"losses": "fp32"})) as store:
+        found = {key: list(known.losses) for key, known in store.known(questions).items()}
+        left = [question for question in questions if question.key not in found]
+        if not left:
+            return found
+        examples = [(question, example) for question in left for example in question.examples]
+        model = load_for_loss(contestant.folder, contestant.adapters, device=contestant.captioner.device)
+        with progress(f"{contestant.label}: loss", len(examples)) as advance:
+            for losses in losses_by_image(
+                model,
+                [example for _, example in examples],
+                prompts=contestant.prompts_with(conditions.prompts),
+                background=conditions.background,
+                batch_size=conditions.loss_batch_size,
+            ):
+                asked = {examples[place][0].key: examples[place][0] for place in losses}
+                for place in sorted(losses):  # in the order of each question's examples
+                    found.setdefault(examples[place][0].key, []).append(losses[place])
+                for key, question in asked.items():
+                    store.add(question, KnownLosses.of(question, found[key]))
+                store.flush()
+                advance(len(losses))
     return found
 
 
@@ -209,27 +236,37 @@ def _scores(
     return scores
 
 
-def _facts(contestant: Contestant, conditions: Conditions, prompts: Mapping[str, str]) -> dict[str, Any]:
-    """All that answers depend on besides the question and the image."""
+def _facts(contestant: Contestant, conditions: Conditions) -> dict[str, Any]:
+    """What answers and losses depend on besides the question and the image."""
     from ...models_cache import adapter_digest, checkpoint_digest
 
-    captioner = contestant.captioner
     return {
         "version": __version__,
         "model": contestant.name,
         "checkpoint": checkpoint_digest(contestant.folder),
         "adapters": [[adapter_digest(path), strength] for path, strength in contestant.adapters],
-        "device": captioner.device.partition(":")[0],
-        "dtype": captioner.dtype,
-        "generation": dataclasses.asdict(conditions.generation),
-        "prompts": dict(prompts),
+        "device": contestant.captioner.device.partition(":")[0],
+        "prompts": contestant.prompts_with(conditions.prompts),
         "background": conditions.background,
     }
 
 
-def _file_name(label: str) -> str:
-    """The label as a name that every file system takes."""
-    return re.sub(r"[^\w.+-]+", "-", label).strip(".-")[:100] or "model"
+def _file_names(labels: Sequence[str]) -> list[str]:
+    """The labels as names that every file system takes; no two are equal there."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for label in labels:
+        plain = re.sub(r"[^\w.+-]+", "-", label).strip(".-")[:100] or "model"
+        numbered = (plain if number == 1 else f"{plain}-{number}" for number in itertools.count(1))
+        name = next(name for name in numbered if not _file_keys(name) & taken)
+        taken |= _file_keys(name)
+        names.append(name)
+    return names
+
+
+def _file_keys(name: str) -> set[str]:
+    """What tells the files of answers and of losses from others, where case does not."""
+    return {name.casefold(), f"{name}.losses".casefold()}
 
 
 def _make_room() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...florence2 import Florence2Config
+from ...models_cache import ModelNotFoundError
 from ..config import TrainConfig
 from ..config_files import read_config
 from ..data.checks import TokenLimits, check_examples
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ...florence2.text_processing import TextProcessor
     from .evaluation import Contestant
 
-__all__ = ["TrainedRun", "check_for", "curves_of", "examples_of", "find_run"]
+__all__ = ["TrainedRun", "check_for", "curves_of", "examples_of", "find_run", "prompts_of"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,29 @@ def examples_of(
 
 def curves_of(checkpoint: Path) -> Path | None:
     """The notes of the run that a checkpoint is of, if they lie with it or above it."""
-    places = (checkpoint / METRICS, checkpoint.absolute().parent / METRICS)
+    return _of_run(checkpoint, METRICS)
+
+
+def prompts_of(checkpoint: Path) -> dict[str, str]:
+    """The literal prompts that a checkpoint or adapter was trained with in place of the usual ones, by
+    instruction, if its run's configuration lies with it or above it.
+
+    Raises:
+        ConfigError: that cannot be read.
+    """
+    path = _of_run(checkpoint, CONFIG)
+    if path is None:
+        return {}
+    run = TrainedRun(path.parent, read_config(path))
+    try:
+        return run.prompts()
+    except ModelNotFoundError:  # what it began with was a folder that has gone
+        return dict(run.config.data.prompts)
+
+
+def _of_run(checkpoint: Path, name: str) -> Path | None:
+    """A file of the run that a checkpoint is of."""
+    places = (checkpoint / name, checkpoint.absolute().parent / name)
     return next((place for place in places if place.is_file()), None)
 
 
@@ -131,12 +154,15 @@ def check_for(
     examples: Sequence[Example],
     prompts: Mapping[str, str],
     problems: Sequence[Problem] = (),
+    *,
+    max_target_tokens: int | None = None,
 ) -> CheckReport:
     """Which examples all contestants can be asked, and why others cannot. No image is decoded.
 
     Args:
         prompts: literal prompts by instruction that replace the usual ones.
         problems: that are known before.
+        max_target_tokens: longer answers are left out, also where checkpoints take them.
 
     Raises:
         DataError: none is left.
@@ -148,8 +174,8 @@ def check_for(
         report = check_examples(
             examples,
             _text_processor(contestant.folder, config).encode,
-            TokenLimits.of(config),
-            prompts=prompts_for(contestant.captioner.model, prompts),
+            TokenLimits.of(config).at_most(max_target_tokens),
+            prompts=contestant.prompts_with(prompts),
             images="none" if number else "header",
             drop_duplicates=True,
         )

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ...captioning.instructions import AnswerKind, Instruction
+from ...captioning.regions import Region
 from ...captioning.results import AnalysisResult, Mixed, Regions, Result, Tags
 from ...captioning.tags import TagOptions, edit_tags
 from ..errors import TrainingError
@@ -21,6 +22,7 @@ from .words import words_of
 __all__ = [
     "LOSS",
     "METRICS",
+    "NO_SYNONYMS",
     "Case",
     "Metric",
     "Scores",
@@ -60,16 +62,21 @@ _TABLE = (
     Metric(LOSS, "Cross-entropy of the true answer in nats per token, all tokens weighted alike.", False, 4),
     Metric("CIDEr-D", "N-grams shared with the true answers, weighted by how rare they are; at most 1000, "
            "and only to be compared on the same pictures."),
-    Metric("BLEU", "sacreBLEU (4-grams, 13a tokens, mixed case) of all answers together."),
-    Metric("ROUGE-L", "F1 of the longest common subsequence of words, on average."),
+    Metric("BLEU", "sacreBLEU (4-grams, 13a tokens, mixed case) of all answers together; of scripts without "
+           "spaces between words each character is one."),
+    Metric("ROUGE-L", "F1 of the longest common subsequence of words, in lower case, on average."),
     Metric("METEOR", "Words shared by form, stem or WordNet's synonyms, and their order, on average (NLTK)."),
     Metric("METEOR (no synonyms)", "Words shared by form or stem, and their order, on average (NLTK). "
-           "Synonyms count once `python -m nltk.downloader wordnet` has been run."),
-    Metric("precision", "Of all that was answered, how much is true."),
-    Metric("recall", "Of all that is true, how much was answered."),
+           "Synonyms count once `python -m nltk.downloader wordnet` has been run; numbers with and without "
+           "them are not to be compared."),
+    Metric("precision", "Of all that was answered, how much is true, over all pictures together (micro). "
+           "Tags count once, in any order and case, with underscores or spaces."),
+    Metric("recall", "Of all that is true, how much was answered, over all pictures together (micro)."),
     Metric("F1", "Harmonic mean of precision and recall over all pictures together."),
     Metric("F1 per image", "F1 of each picture, on average."),
-    Metric("AP", "Average precision of boxes, COCO's: mean over intersections over union from 0.50 to 0.95."),
+    Metric("AP", "Average precision of boxes, COCO's: mean over intersections over union from 0.50 to 0.95. "
+           "Boxes have no scores of their own; they are ranked by the mean probability of their location "
+           "tokens."),
     Metric("AP50", "Average precision of boxes from an intersection over union of 0.5."),
     Metric("AP75", "Average precision of boxes from an intersection over union of 0.75."),
     Metric("AR", "Average recall of boxes, at most 100 to a picture, over the overlaps of AP."),
@@ -79,6 +86,8 @@ _TABLE = (
     Metric("length", "Words of an answer, or tags of a list of tags, on average.", None),
     Metric("cut off", "Answers that ended because no more tokens were allowed.", False),
 )  # fmt: skip
+
+NO_SYNONYMS = "METEOR (no synonyms)"
 
 METRICS = {metric.name: metric for metric in _TABLE}
 """All metrics by name, in the order in which people should see them."""
@@ -132,7 +141,7 @@ def _prose(cases: Sequence[Case]) -> Scores:
     words = [words_of(answer) for answer in answers]
     true_words = [[words_of(truth) for truth in of_case] for of_case in truths]
     cider = 100 * _mean(cider_d(words, true_words)) if len(cases) > 1 else None
-    meteor = "METEOR" if texts.has_wordnet() else "METEOR (no synonyms)"
+    meteor = "METEOR" if texts.has_wordnet() else NO_SYNONYMS
     return {
         "CIDEr-D": cider,
         "BLEU": texts.bleu(answers, truths),
@@ -160,14 +169,27 @@ def _field_scores(cases: Sequence[Case]) -> Scores:
 
 
 def _box_scores(cases: Sequence[Case]) -> Scores:
-    pictures = [
-        (case.truths[0].regions, case.answer.regions)
-        for case in cases
-        if isinstance(case.truths[0], Regions) and isinstance(case.answer, Regions)
-    ]
-    found = average_precision(pictures, labelled=cases[0].instruction.name in _LABELLED)
+    labelled = cases[0].instruction.name in _LABELLED
+    pictures = [_boxes(case, labelled=labelled) for case in cases]
+    found = average_precision(pictures, labelled=labelled)
     values = {"AP": found.ap, "AP50": found.ap50, "AP75": found.ap75, "AR": found.recall}
     return {name: None if value is None else 100 * value for name, value in values.items()}
+
+
+def _boxes(case: Case, *, labelled: bool) -> tuple[Sequence[Region], Sequence[Region]]:
+    """The true boxes, of several lists those that agree best, and the ones answered."""
+    answered = _regions(case.answer)
+    lists = [_regions(truth) for truth in case.truths]
+    if len(lists) == 1:
+        return lists[0], answered
+    return max(
+        ((true, answered) for true in lists),
+        key=lambda pair: average_precision([pair], labelled=labelled).ap or 0.0,
+    )
+
+
+def _regions(result: Result) -> Sequence[Region]:
+    return result.regions if isinstance(result, Regions) else ()
 
 
 def _characters(cases: Sequence[Case]) -> Scores:

@@ -13,7 +13,7 @@ from ..errors import TrainingError
 from .curves import Curve
 from .evaluation import Evaluation
 from .report import ReportOptions, check_report_place, write_report
-from .tables import markdown, metrics_json
+from .tables import COLUMNS, markdown, metrics_json, question_json, scores_csv
 
 __all__ = ["EvaluationFolder"]
 
@@ -42,6 +42,16 @@ class EvaluationFolder:
         return self.folder / "tables.md"
 
     @property
+    def scores(self) -> Path:
+        """For spreadsheets."""
+        return self.folder / "scores.csv"
+
+    @property
+    def questions(self) -> Path:
+        """A line of JSON for each, with the true answers, those given, and their losses."""
+        return self.folder / "questions.jsonl"
+
+    @property
     def answers(self) -> Path:
         """A folder with a file for each checkpoint."""
         return self.folder / "answers"
@@ -55,6 +65,8 @@ class EvaluationFolder:
         check_report_place(self.report)
         _check(self.metrics, '"kind": "promptgen evaluate"')
         _check(self.tables, _MARK.strip())
+        _check(self.scores, ",".join(COLUMNS))
+        _check(self.questions, '"kind": "promptgen evaluate"')
         try:
             self.answers.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,9 +88,14 @@ class EvaluationFolder:
         Raises:
             OutputError, OSError: one cannot be written.
         """
-        numbers = json.dumps(metrics_json(evaluation), indent=1, ensure_ascii=False)
+        numbers = json.dumps(metrics_json(evaluation, settings), indent=1, ensure_ascii=False)
+        asked = (
+            json.dumps(question_json(evaluation, one), ensure_ascii=False) for one in evaluation.questions
+        )
         write_text(self.metrics, f"{_written(numbers)}\n")
         write_text(self.tables, _MARK + "\n" + _written(markdown(evaluation)))
+        write_text(self.scores, _written(scores_csv(evaluation)))
+        write_text(self.questions, "".join(f"{_written(line)}\n" for line in asked))
         write_report(self.report, evaluation, curves, settings, options)
 
 
@@ -86,7 +103,8 @@ def _check(path: Path, mark: str) -> None:
     if not path.exists():
         return
     try:
-        ours = mark in path.read_text(encoding="utf-8")[:200]
+        with open(path, encoding="utf-8") as file:
+            ours = mark in file.read(200)
     except (OSError, UnicodeDecodeError):
         ours = False
     if not ours:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...captioning.instructions import Instruction, find_instruction
@@ -46,15 +47,28 @@ class Question:
 
 
 def questions_of(examples: Iterable[Example]) -> list[Question]:
-    """In the order in which they first come; examples that differ in their answers alone are one question."""
-    same: dict[QuestionKey, list[Example]] = {}
+    """In the order in which they first come; examples that differ in their answers alone are one question.
+
+    Of images of several folders that are called alike each is known by its whole path.
+    """
+    same: dict[tuple[ImageRef, str, str], list[Example]] = {}
     for example in examples:
         name = find_instruction(example.instruction).name
-        same.setdefault((example.image.name, name, example.text_input or ""), []).append(example)
+        same.setdefault((example.image, name, example.text_input or ""), []).append(example)
+    alike = Counter(image.name for image in {image for image, _, _ in same})
     return [
-        Question(given[0].image, find_instruction(name), given[0].text_input, tuple(given))
-        for (_, name, _), given in same.items()
+        Question(
+            image if alike[image.name] == 1 else replace(image, name=_whole_name(image)),
+            find_instruction(name),
+            given[0].text_input,
+            tuple(given),
+        )
+        for (image, name, _), given in same.items()
     ]
+
+
+def _whole_name(image: ImageRef) -> str:
+    return image.place if image.column is None else f"{image.place}#{image.row}"
 
 
 def draw_questions(questions: Sequence[Question], images: int | None, seed: int) -> list[Question]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +11,16 @@ from typing import Any
 
 from ...captioning.instructions import Instruction
 from .evaluation import Evaluation
+from .losses import mean_loss
 from .metrics import LOSS, METRICS, Scores, length_of
+from .questions import Question
 
-__all__ = ["Row", "Table", "markdown", "metrics_json", "tables"]
+__all__ = ["COLUMNS", "Row", "Table", "markdown", "metrics_json", "question_json", "scores_csv", "tables"]
 
 _KIND = "promptgen evaluate"
+
+COLUMNS = ("checkpoint", "instruction", "metric", "value")
+"""Of :func:`scores_csv`."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +128,8 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
-def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
-    """All numbers, as a program wants them."""
+def metrics_json(evaluation: Evaluation, settings: Mapping[str, str]) -> dict[str, Any]:
+    """All numbers, as a program wants them, and how they came about."""
     models = []
     for model in evaluation.models:
         tokens = sum(one.tokens for losses in model.losses.values() for one in losses)
@@ -144,7 +151,36 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
             instruction.name: sum(one.instruction == instruction for one in evaluation.questions)
             for instruction in evaluation.instructions
         },
+        "settings": dict(settings),
         "failed": [{"question": name, "reason": reason} for name, reason in evaluation.failed],
         "models": models,
         "metrics": {name: METRICS[name].about for name in METRICS if name in names},
+    }
+
+
+def scores_csv(evaluation: Evaluation) -> str:
+    """A line for each number, whose place is empty where there was nothing to measure."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for model in evaluation.models:
+        label = model.contestant.label
+        if model.loss is not None:
+            writer.writerow((label, "all", LOSS, _number(model.loss)))
+        for instruction, scores in model.scores.items():
+            writer.writerows((label, instruction, name, _number(value)) for name, value in scores.items())
+    return lines.getvalue()
+
+
+def question_json(evaluation: Evaluation, question: Question) -> dict[str, Any]:
+    """What was asked, what is true, and what each contestant answered."""
+    losses = {model.contestant.label: model.losses.get(question.key) for model in evaluation.models}
+    return {
+        "kind": _KIND,
+        "image": question.image.name,
+        "instruction": question.instruction.name,
+        "text_input": question.text_input,
+        "true": [example.target for example in question.examples],
+        "answers": {model.contestant.label: model.answers[question.key].raw for model in evaluation.models},
+        "losses": {label: _number(mean_loss(found)) for label, found in losses.items() if found},
     }

@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
 
-from .words import words_of
+from .words import spaced, words_of
 
 __all__ = ["anls", "bleu", "character_error_rate", "edit_distance", "has_wordnet", "meteor", "rouge_l"]
 
@@ -16,11 +16,16 @@ References = Sequence[Sequence[str]]
 
 
 def bleu(answers: Sequence[str], references: References) -> float:
-    """BLEU-4 of all answers together, 0 to 100, as ``sacrebleu`` has it by default (``13a``, mixed case)."""
+    """BLEU-4 of all answers together, 0 to 100, as ``sacrebleu`` has it by default (``13a``, mixed case).
+
+    Of scripts that put no space between words each character counts as a word, since ``13a`` would take a
+    sentence for one.
+    """
     from sacrebleu.metrics import BLEU
 
-    columns = zip_longest(*references)  # of several references for some answers, None for the others
-    return float(BLEU().corpus_score(list(answers), list(map(list, columns))).score)
+    split = [[spaced(text) for text in texts] for texts in references]
+    columns = zip_longest(*split)  # of several references for some answers, None for the others
+    return float(BLEU().corpus_score(list(map(spaced, answers)), list(map(list, columns))).score)
 
 
 def rouge_l(answers: Sequence[str], references: References) -> float:
