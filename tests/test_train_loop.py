@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -284,6 +285,41 @@ def test_no_number_stops_with_the_batch_named(
     assert checkpoint_names(tmp_path / "run") == ["checkpoint-2"]
 
 
+def test_a_checkpoint_of_no_numbers_is_told_of(data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    shutil.copytree(REFERENCE, source)
+    state = torch.load(source / "pytorch_model.bin", weights_only=True)
+    state["language_model.model.encoder.layers.0.fc1.weight"][0, 0] = float("nan")
+    torch.save(state, source / "pytorch_model.bin")
+    with pytest.raises(DivergedError, match=r"step 1: .*\.png \[CAPTION\].*weights that are no numbers"):
+        train(data, tmp_path / "run", model_name=str(source))
+    assert checkpoint_names(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(
+    ("eval_steps", "words"),
+    [
+        (
+            100,
+            r"step 4: the loss is not finite \(learning rate 1e\+10\), of a batch with .*\.png",
+        ),
+        (3, r"step 3: the loss on held-out images is not finite \(CAPTION\)"),
+    ],
+    ids=["training", "evaluating"],
+)
+def test_a_rate_beyond_reason_keeps_the_last_good_checkpoint(
+    data: Path, tmp_path: Path, eval_steps: int, words: str
+) -> None:
+    """It comes with the third step, and its weights are seen after that."""
+    rates = {"learning_rate": 1e-4, "lr_scheduler_args": {"step_size": 2, "gamma": 1e14}, "warmup_steps": 0}
+    rates |= {"lr_scheduler": "StepLR", "optimizer": "SGD", "weight_decay": 0}
+    with pytest.raises(DivergedError, match=words) as raised:
+        train(data, tmp_path / "run", eval_steps=eval_steps, **rates)
+    assert checkpoint_names(tmp_path / "run") == ["checkpoint-2"]
+    assert f"The last good checkpoint is {tmp_path / 'run/checkpoint-2'}" in str(raised.value)
+    assert "smaller learning_rate" in str(raised.value)
+
+
 def test_out_of_memory_stops_with_the_batch_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +417,21 @@ def test_a_run_is_not_written_over(usual: Path, data: Path) -> None:
     with pytest.raises(TrainingError, match="--resume"):
         train(data, usual)
     assert {path: path.stat().st_mtime_ns for path in usual.rglob("*")} == before
+
+
+def test_runs_of_several_precisions_follow_each_other_in_one_process(
+    usual: Path, data: Path, tmp_path: Path
+) -> None:
+    """And bfloat16 computes about the same."""
+    expected = [entry["loss"] for entry in read_metrics(usual / "metrics.jsonl") if "loss" in entry]
+    half = {"mixed_precision": "bf16", "gradient_checkpointing": True, "max_steps": 3}
+    train(data, tmp_path / "run", **half)
+    found = [entry["loss"] for entry in read_metrics(tmp_path / "run/metrics.jsonl") if "loss" in entry]
+    assert found != expected[:3]
+    assert found == pytest.approx(expected[:3], rel=0.02)
+    assert {tensor.dtype for tensor in weights(tmp_path / "run/checkpoint-3").values()} == {torch.float32}
+    train(data, tmp_path / "full", max_steps=1)
+    assert read_metrics(tmp_path / "full/metrics.jsonl")[0]["loss"] == expected[0]
 
 
 def test_tensorboard_gets_what_the_file_gets(data: Path, tmp_path: Path) -> None:

@@ -123,6 +123,11 @@ def test_torchs_schedulers_take_their_own_settings() -> None:
         ("ReduceLROnPlateau", {}, "unknown"),
         ("rex", {"power": 2}, "rex takes none"),
         ("polynomial", {"powr": 2}, "polynomial takes power"),
+        ("polynomial", {"power": "steep"}, "power='steep' will not do for polynomial"),
+        ("warmup_stable_decay", {"decay": 0}, "decay=0 will not do"),
+        ("warmup_stable_decay", {"decay": -1}, "leave the range"),
+        ("CyclicLR", {}, "no min_learning_rate"),
+        ("CosineAnnealingLR", {"T_max": 0}, "T_max=0"),
     ],
 )
 def test_says_what_will_not_do(name: str, args: dict[str, Any], words: str) -> None:

@@ -17,3 +17,9 @@ class DataError(TrainingError):
 
 class DivergedError(TrainingError):
     """Numbers are no numbers any more, or memory ran out. The batch is named."""
+
+
+CALMER = (
+    "Choose a smaller learning_rate, more warmup_steps, or clip_grad_norm: 1; with fp16, take bf16 or none."
+)
+"""What to do about numbers that are none any more."""

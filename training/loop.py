@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
 
-from .errors import DataError, DivergedError, TrainingError
+from .errors import CALMER, DataError, DivergedError, TrainingError
 from .loss import BatchError, NotANumberError, WindowLoss, backward_window
 from .optimizers import switch_to, weights_for_use
 from .order import Order, WindowKey
@@ -151,7 +151,7 @@ class Loop:
         if not math.isfinite(value) and (scaler is None or scaler.get_scale() < _LEAST_SCALE):
             raise DivergedError(
                 f"step {self.progress.step + 1}: the gradient is not finite, of a batch with "
-                f"{self._examples(self._of_window(key))}. {self._kept()} {_CALMER}"
+                f"{self._examples(self._of_window(key))}. {self._kept()} {CALMER}"
             )
         return value  # of fp16 now and then infinite; then the scale is lowered and the step left out
 
@@ -196,8 +196,11 @@ class Loop:
         """False if it was cut off."""
         if self.evaluate is None:
             return True
-        with weights_for_use(self.schedule.optimizer):
-            found = self.evaluate(self.progress.step, stop)
+        try:
+            with weights_for_use(self.schedule.optimizer):
+                found = self.evaluate(self.progress.step, stop)
+        except DivergedError as error:
+            raise DivergedError(f"step {self.progress.step}: {error} {self._kept()}") from error
         if found is None:
             return False
         self.progress.evaluated_step = self.progress.step
@@ -241,10 +244,13 @@ class Loop:
     def _not_a_number(self, key: WindowKey, error: NotANumberError, rate: float) -> str:
         parts = self.order.window(key)
         bad = [index for process, place in error.places for index in parts[place][process]]
-        return (
+        message = (
             f"step {self.progress.step + 1}: the loss is not finite (learning rate {rate:.3g}), of a batch "
-            f"with {self._examples(bad)}. {self._kept()} {_CALMER}"
+            f"with {self._examples(bad)}. {self._kept()}"
         )
+        if self.progress.step == 0 and not all(part.isfinite().all() for part in self.model.parameters()):
+            return f"{message} The checkpoint that training begins from has weights that are no numbers."
+        return f"{message} {CALMER}"
 
     def _of_window(self, key: WindowKey) -> list[int]:
         return [index for parts in self.order.window(key) for part in parts for index in part]
@@ -265,9 +271,6 @@ class Loop:
 _SMALLER = (
     "Make train_batch_size smaller and gradient_accumulation_steps larger by the same factor (the result is "
     "the same), or set gradient_checkpointing: true, or train with lora."
-)
-_CALMER = (
-    "Choose a smaller learning_rate, more warmup_steps, or clip_grad_norm: 1; with fp16, take bf16 or none."
 )
 
 

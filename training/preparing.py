@@ -136,7 +136,7 @@ def prepare_run(
         processes=processes,
         mixed_precision=accelerator.mixed_precision,
     )
-    _check_resumed(config.run.folder, fingerprint)
+    _check_resumed(config, fingerprint)
     return PreparedRun(config, settings, accelerator, model, data, prompts, order, timing, fingerprint)
 
 
@@ -259,11 +259,12 @@ def _timing(config: TrainConfig, order: Order, *, held_out: bool) -> Timing:
     )
 
 
-def _check_resumed(folder: Path, fingerprint: dict[str, Any]) -> None:
-    found = find_checkpoints(folder)
+def _check_resumed(config: TrainConfig, fingerprint: dict[str, Any]) -> None:
+    found = find_checkpoints(config.run.folder)
     if found:
         newest = found[max(found)]
-        check_fingerprint(read_progress(newest).fingerprint, fingerprint, newest)
+        before = read_progress(newest)
+        check_fingerprint(before.fingerprint, fingerprint, newest, config.optimizer, before.step)
 
 
 def _nothing(told: object) -> None:

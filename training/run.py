@@ -18,7 +18,7 @@ from .batches import BatchSource, read_batches
 from .card import DataFacts
 from .checkpoints import Checkpoints
 from .config_files import write_config
-from .folder import CONFIG, SPLIT, only_run, write_final
+from .folder import CONFIG, SPLIT, check_folder, only_run, write_final
 from .loop import Loop
 from .metrics import METRICS, MetricsFile, start_trackers
 from .optimizers import build_optimizer, weights_for_use
@@ -58,6 +58,8 @@ def train(run: PreparedRun, stop: threading.Event) -> RunResult:
     """
     started = time.monotonic()
     with only_run(run.folder) if run.accelerator.is_main_process else nullcontext():
+        if run.accelerator.is_main_process:  # another may have begun since the run was prepared
+            check_folder(run.folder, resume=run.settings.resume)
         loop, watcher = _assemble(run)
         before = loop.progress.examples
         try:
@@ -106,7 +108,8 @@ def _assemble(run: PreparedRun) -> tuple[Loop, RunWatcher]:
         state=(schedule,),
     )
     checkpoints.prepare()
-    progress = checkpoints.load_latest() or Progress(fingerprint=run.fingerprint)
+    progress = checkpoints.load_latest() or Progress()
+    progress.fingerprint = run.fingerprint  # of a resumed run the same, or that of a longer one
     watcher = _watcher(run, progress.step, checkpoints)
     loop = Loop(
         accelerator,

@@ -15,6 +15,7 @@ import difflib
 import inspect
 import logging
 import math
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,8 @@ ALIASES = {
     "wsd": "warmup_stable_decay",
 }
 
+_TRIED = 40  # updates with which options are tried
+
 # Parameters of foreign schedulers that mean the number of updates, filled in where they are not given.
 _TOTALS = frozenset({"total_steps", "T_max", "t_max", "total_iters", "num_training_steps", "num_epochs"})
 
@@ -94,6 +97,11 @@ def warmup_updates(options: OptimizerOptions, total_steps: int) -> int:
     """How many updates the warm-up has; ``warmup_steps`` below 1 is a share of all."""
     steps = options.warmup_steps
     return int(steps) if steps >= 1 else math.ceil(steps * total_steps)
+
+
+def has_closed_form(options: OptimizerOptions) -> bool:
+    """Whether :func:`rate_factor` knows the schedule."""
+    return _key(options.lr_scheduler) in CURVES
 
 
 def rate_factor(options: OptimizerOptions, total_steps: int, update: int) -> float:
@@ -135,19 +143,48 @@ def build_schedule(options: OptimizerOptions, optimizer: Optimizer, total_steps:
 
 
 def check_schedule(options: OptimizerOptions) -> None:
-    """See that there is such a schedule, and that it takes the options given. Our curves need no torch.
+    """See that there is such a schedule, and that it takes the options given, by trying it. Our curves need
+    no torch.
 
     Raises:
         TrainingError: what is wrong, and what would do.
     """
     key = _key(options.lr_scheduler)
     if key not in CURVES:
-        _find_foreign(options.lr_scheduler)
+        _try_foreign(options)
         return
     taken = list(inspect.signature(CURVES[key]).parameters)[1:]
+    given = ", ".join(f"{name}={value!r}" for name, value in options.lr_scheduler_args.items())
     if set(options.lr_scheduler_args) - set(taken):
-        given = ", ".join(options.lr_scheduler_args)
         raise TrainingError(f"lr_scheduler_args: {given}; {key} takes {', '.join(taken) or 'none'}.")
+    updates = _TRIED + int(options.warmup_steps)
+    try:
+        rates = [rate_factor(options, updates, update) for update in range(updates + 1)]
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise TrainingError(f"lr_scheduler_args: {given} will not do for {key}: {error}.") from error
+    if not all(0 <= rate <= 1 for rate in rates):
+        raise TrainingError(
+            f"lr_scheduler_args: {given} makes {key} leave the range between 0 and learning_rate."
+        )
+
+
+def _try_foreign(options: OptimizerOptions) -> None:
+    import torch
+
+    part = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([part], lr=options.learning_rate)
+    updates = _TRIED + int(options.warmup_steps)
+    schedule = _build_foreign(options, optimizer, updates)
+    with warnings.catch_warnings():  # nothing is to be updated
+        warnings.simplefilter("ignore")
+        try:
+            for _ in range(updates):
+                schedule.step()
+        except (TypeError, ValueError, ArithmeticError) as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in options.lr_scheduler_args.items())
+            raise TrainingError(
+                f"lr_scheduler {options.lr_scheduler} does not work with {given or 'its defaults'}: {error}."
+            ) from error
 
 
 def _key(name: str) -> str:
@@ -161,7 +198,14 @@ def _foreign() -> dict[str, type[LRScheduler]]:
     import torch.optim.lr_scheduler as torchs
 
     base, plateau = torchs.LRScheduler, torchs.ReduceLROnPlateau  # which waits for a number that we lack
-    composed = ("ChainedScheduler", "SequentialLR", "LambdaLR", "MultiplicativeLR", "LRScheduler")
+    composed = (
+        "ChainedScheduler",
+        "SequentialLR",
+        "LambdaLR",
+        "MultiplicativeLR",
+        "LRScheduler",
+        "_LRScheduler",
+    )
     return {
         name.lower(): kind
         for room in (theirs, torchs)

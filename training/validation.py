@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .errors import DivergedError
+from .errors import CALMER, DivergedError
 from .loss import forward
 from .order import Order, WindowKey
 from .state import random_states, set_random_states
@@ -128,5 +128,5 @@ def _result(names: Sequence[str], sums: torch.Tensor) -> EvaluationLoss:
     loss, tokens = sums.sum(dim=0).tolist()
     if not torch.isfinite(sums).all():
         bad = ", ".join(name for name, value in by_instruction.items() if not math.isfinite(value))
-        raise DivergedError(f"the loss on held-out images is not finite ({bad}).")
+        raise DivergedError(f"the loss on held-out images is not finite ({bad}). {CALMER}")
     return EvaluationLoss(loss / max(1, tokens), by_instruction, int(tokens))
