@@ -73,6 +73,20 @@ def test_settings_that_are_not_the_usual_ones_are_told_and_no_place_of_the_machi
     assert "somebody" not in text
 
 
+def test_the_licence_is_the_bases(tmp_path: Path) -> None:
+    assert "license: mit\n" in card(config(), FACTS, [])  # as the catalogue says
+    assert "license" not in card(config("somebody/else"), FACTS, [], tmp_path)
+    told = "---\nlicense: other\nlicense_name: house\nlicense_link: LICENSE\ntags: [a]\n---\n# A card\n"
+    (tmp_path / "README.md").write_text(told, encoding="utf-8")
+    text = card(config(str(tmp_path)), FACTS, [], tmp_path)
+    for line in ("license: other\n", "license_name: house\n", "license_link: LICENSE\n"):
+        assert line in text
+    write_card(tmp_path, config(str(tmp_path)), FACTS, [], tmp_path)  # and goes on from there
+    assert "license: other\n" in card(config(str(tmp_path)), FACTS, [], tmp_path)
+    (tmp_path / "README.md").write_text("---\n[\n---\n", encoding="utf-8")
+    assert "license" not in card(config("somebody/else"), FACTS, [], tmp_path)
+
+
 def test_names_of_the_catalogue_lead_to_the_hub() -> None:
     text = card(config("Florence-2-base-PromptGen-v2.0"), FACTS, [])
     assert "base_model: MiaoshouAI/Florence-2-base-PromptGen-v2.0" in text

@@ -126,10 +126,31 @@ def test_values_that_cannot_be_saved_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
-def test_all_files_can_be_read_by_the_same_people(tmp_path: Path) -> None:
-    saved(tmp_path, still())
+@pytest.mark.parametrize("lora", [None, LoraOptions(target_modules=("q_proj",))])
+def test_all_files_can_be_read_by_the_same_people(tmp_path: Path, lora: LoraOptions | None) -> None:
+    saved(tmp_path, still(lora=lora))
     modes = {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_base_that_nobody_may_write_to_gives_files_that_can_be(tmp_path: Path) -> None:
+    base = copy_reference(tmp_path / "base", weights=True)
+    for path in (*base.iterdir(), base):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        folder = saved(tmp_path / "saved", still(base), save_format="both")
+    finally:
+        base.chmod(0o755)
+    assert all(file.stat().st_mode & stat.S_IWUSR for file in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("save_format", ["original", "converted"])
+def test_the_licence_goes_with_the_weights(tmp_path: Path, save_format: str) -> None:
+    base = copy_reference(tmp_path / "base", weights=True)
+    (base / "LICENSE").write_text("Do as you like.", encoding="utf-8")
+    folder = saved(tmp_path / "saved", still(base), save_format=save_format)
+    assert (folder / "LICENSE").read_text(encoding="utf-8") == "Do as you like."
 
 
 def test_the_command_answers_with_what_was_trained(

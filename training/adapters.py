@@ -91,7 +91,8 @@ class Adapters:
             self._published(name, converted): tensor.to("cpu", dtype).contiguous()
             for name, tensor in self.state(network_state).items()
         }
-        save_file(state, folder / WEIGHTS[0], metadata={"format": "pt"})
+        path = folder / WEIGHTS[0]
+        save_file(state, path, metadata={"format": "pt"})
         saved = self.settings.modules_to_save
         settings: Any = copy.copy(self.settings)
         settings.base_model_name_or_path = base_model
@@ -99,6 +100,7 @@ class Adapters:
         settings.target_modules = self._modules(self.targets, converted)
         settings.modules_to_save = None if saved is None else self._modules(saved, converted)
         settings.save_pretrained(str(folder))
+        path.chmod((folder / "adapter_config.json").stat().st_mode & 0o777)  # the library makes it private
 
     def merged(self, network_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The network's tensors, by its names without adapters, with the adapter in them, in float32.

@@ -1,11 +1,15 @@
-"""What the checkpoint that is trained is called where everybody finds it."""
+"""What the checkpoint that is trained is called where everybody finds it, and what it may be used for."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..models_cache import find_entry
 from ..models_cache.catalogue import HUB_ID
+
+_LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0"}  # the catalogue's names, to the Hub's
+_LICENCE_KEYS = ("license", "license_name", "license_link")  # of model cards
 
 
 def base_model_id(name: str) -> str | None:
@@ -18,3 +22,26 @@ def base_model_id(name: str) -> str | None:
     if entry is not None:
         return entry.hub_id
     return name if HUB_ID.fullmatch(name) else None
+
+
+def base_licence(name: str, folder: Path | None) -> dict[str, str]:
+    """What a model card says of the licence, by its keys: as the checkpoint's own card says, which is in its
+    ``folder``, or else the catalogue. Empty where neither says it."""
+    card = _card_of(folder / "README.md") if folder is not None else {}
+    told = {key: str(card[key]) for key in _LICENCE_KEYS if isinstance(card.get(key), str)}
+    hub_id = base_model_id(name)
+    entry = find_entry(hub_id) if hub_id is not None else None
+    if not told and entry is not None and entry.licence in _LICENCES:
+        return {"license": _LICENCES[entry.licence]}
+    return told
+
+
+def _card_of(path: Path) -> dict[str, Any]:
+    """What stands at the head of a model card, as far as it can be read."""
+    import yaml
+    from huggingface_hub import metadata_load
+
+    try:
+        return metadata_load(path) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}

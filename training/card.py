@@ -11,7 +11,7 @@ from typing import Any
 
 from .._version import __version__
 from ..captioning.instructions import find_instruction
-from .base_model import base_model_id
+from .base_model import base_licence, base_model_id
 from .config import CheckpointOptions, DataOptions, RunOptions, TrainConfig
 from .config_values import config_mapping
 from .data.examples import Example
@@ -61,21 +61,28 @@ class DataFacts:
 
 
 def write_card(
-    folder: Path, config: TrainConfig, data: DataFacts, entries: Sequence[Mapping[str, Any]]
+    folder: Path,
+    config: TrainConfig,
+    data: DataFacts,
+    entries: Sequence[Mapping[str, Any]],
+    base: Path | None = None,
 ) -> None:
     """Write ``README.md``, as the Hugging Face Hub shows it.
 
     Args:
         entries: of the run's ``metrics.jsonl``, up to now.
+        base: the folder of what was trained, whose licence is that of what comes out.
     """
-    text = card(config, data, entries)
+    text = card(config, data, entries, base)
     (folder / CARD).write_text(text, encoding="utf-8", newline="\n")
 
 
-def card(config: TrainConfig, data: DataFacts, entries: Sequence[Mapping[str, Any]]) -> str:
+def card(
+    config: TrainConfig, data: DataFacts, entries: Sequence[Mapping[str, Any]], base: Path | None = None
+) -> str:
     """The card's text."""
     parts = [
-        _front_matter(config),
+        _front_matter(config, base),
         f"# {config.run.run_name}\n",
         _what_it_is(config, data),
         _use(config, data),
@@ -85,12 +92,13 @@ def card(config: TrainConfig, data: DataFacts, entries: Sequence[Mapping[str, An
     return "\n".join(part for part in parts if part)
 
 
-def _front_matter(config: TrainConfig) -> str:
+def _front_matter(config: TrainConfig, base: Path | None) -> str:
     from huggingface_hub import ModelCardData
 
     is_adapter = config.model.lora is not None
     data = ModelCardData(
         base_model=base_model_id(config.checkpoint.model_name),
+        **base_licence(config.checkpoint.model_name, base),
         library_name="peft" if is_adapter else "transformers",
         model_name=config.run.run_name,
         pipeline_tag="image-text-to-text",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ _PROCESSOR_CODE = {"AutoProcessor": f"{_PUBLISHED_CODE}processing_florence2.Flor
 
 _TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 _TOKENIZER_SETTINGS = "tokenizer_config.json"
+_LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")  # which must go where the weights go
 _ONLY_CONVERTED = ("extra_special_tokens", "image_token", "image_token_id")
 
 # What answers transformers' processor can read; the published checkpoints' settings.
@@ -62,9 +63,7 @@ def write_original_files(folder: Path, source: Path, dtype: str) -> None:
     _write_json(
         folder / "preprocessor_config.json", _image_settings(config, source) | {"auto_map": _PROCESSOR_CODE}
     )
-    for name in (*_TOKENIZER, _TOKENIZER_SETTINGS):
-        if (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
+    _copy(source, folder, (*_TOKENIZER, _TOKENIZER_SETTINGS, *_LICENCES))
     if is_converted(source):
         tokens = _tokenizer_settings(source)
         kept = {name: value for name, value in tokens.items() if name not in _ONLY_CONVERTED}
@@ -91,8 +90,16 @@ def write_converted_files(folder: Path, source: Path, text: TextProcessor, dtype
     tokens = _tokenizer_settings(source)
     tokens |= {"extra_special_tokens": {"image_token": IMAGE_TOKEN}, "image_token": IMAGE_TOKEN}
     _write_json(folder / _TOKENIZER_SETTINGS, tokens)
+    _copy(source, folder, _LICENCES)
     rows: int = settings["text_config"]["vocab_size"]
     return rows
+
+
+def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Those that are there; what they hold, and not who may write to them."""
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _with_image_token(text: TextProcessor) -> Any:

@@ -56,7 +56,7 @@ class ModelWriter:
         run = self._config.run.folder
         for name in (CONFIG, SPLIT, METRICS):
             shutil.copyfile(run / name, folder / name)
-        write_card(folder, self._config, self._data, read_metrics(run / METRICS))
+        write_card(folder, self._config, self._data, read_metrics(run / METRICS), self._model.folder)
 
     def write_model(self, folder: Path) -> None:
         """The model alone."""

@@ -105,8 +105,8 @@ class RowReader:
             asked = find_instruction(answer.instruction)
             if asked.needs_input and text_input is None:
                 column = self._source.text_input_column
-                reason = f"{asked.name} takes a text or region; the column {column!r} has none"
-                self._on_problem(Problem("no text input", row.origin, reason))
+                told = f"{asked.name} takes a text or region; the column {column!r} has none"
+                self._on_problem(Problem("no text input", row.origin, told))
                 continue
             for text in texts_of(answer.text, asked.name):
                 if (reason := why_no_text(text)) is not None:
