@@ -96,9 +96,12 @@ def _front_matter(config: TrainConfig, base: Path | None) -> str:
     from huggingface_hub import ModelCardData
 
     is_adapter = config.model.lora is not None
+    licence = base_licence(config.checkpoint.model_name, base)
     data = ModelCardData(
         base_model=base_model_id(config.checkpoint.model_name),
-        **base_licence(config.checkpoint.model_name, base),
+        license=licence.get("license"),
+        license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"),
         library_name="peft" if is_adapter else "transformers",
         model_name=config.run.run_name,
         pipeline_tag="image-text-to-text",
