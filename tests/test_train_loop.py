@@ -200,6 +200,9 @@ def test_the_newest_are_kept_and_the_best(usual: Path, data: Path, tmp_path: Pat
     assert checkpoint_names(tmp_path / "run") == [f"checkpoint-{best}", "checkpoint-6"]
     assert result.best == tmp_path / "run" / f"checkpoint-{best}"
     assert result.best_loss == losses[best]
+    result = train(data, tmp_path / "without", save_total_limit=1, save_best=False, **changes)
+    assert checkpoint_names(tmp_path / "without") == ["checkpoint-6"]
+    assert result.best is None
 
 
 @pytest.mark.parametrize(

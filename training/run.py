@@ -45,7 +45,7 @@ class RunResult:
     seconds: float  # that this part of it took
     examples: int  # seen in this part of it
     final: Path | None = None
-    best: Path | None = None  # the checkpoint with the lowest held-out loss
+    best: Path | None = None  # the checkpoint with the lowest held-out loss, where it is kept
     best_loss: float | None = None
     peak_bytes: int | None = None  # of the GPU's memory
 
@@ -70,7 +70,8 @@ def train(run: PreparedRun, stop: threading.Event) -> RunResult:
         final = None
         if finished and run.accelerator.is_main_process:
             final = write_final(run.folder, loop.checkpoints.path(loop.progress.step))
-    progress, best = loop.progress, loop.progress.best_step
+    progress = loop.progress
+    best = None if progress.best_step is None else loop.checkpoints.path(progress.best_step)
     return RunResult(
         run.folder,
         finished,
@@ -79,7 +80,7 @@ def train(run: PreparedRun, stop: threading.Event) -> RunResult:
         time.monotonic() - started,
         progress.examples - before,
         final,
-        loop.checkpoints.path(best) if best is not None else None,
+        best if best is not None and best.exists() else None,
         progress.best_loss,
         torch.cuda.max_memory_allocated() if run.accelerator.device.type == "cuda" else None,
     )
