@@ -235,17 +235,21 @@ def test_training_reads_the_scene_files_as_the_model_would_see_the_scenes(tmp_pa
     from promptgen.florence2 import Florence2Config
     from promptgen.florence2.image_processing import ImageProcessor
     from promptgen.training.data import DataSource, load_examples
-    from promptgen.training.demo.scene_files import write_scenes
+    from promptgen.training.demo.__main__ import main
 
-    table = write_scenes(tmp_path, TRAINING_SEEDS[998:1003], workers=1)
+    assert (
+        main(["scenes", "--output", str(tmp_path), "--seed", "998", "--scenes", "5", "--workers", "1"]) == 0
+    )
     problems: list[object] = []
-    source = DataSource(path=table, empty_captions="keep")
+    source = DataSource(path=tmp_path / "scenes.jsonl", empty_captions="keep")
     examples = load_examples([source], problems.append)
     assert problems == []
     assert len(examples) == 5 * len(PROMPTS)
     processor = ImageProcessor(Florence2Config.from_folder(FOLDER).image)
     for example in examples:
-        picture, scene = draw_scene(int(Path(example.image.name).stem))
+        seed = int(Path(example.image.name).stem)
+        assert seed in TRAINING_SEEDS[998:1003]
+        picture, scene = draw_scene(seed)
         assert example.target == answer(example.instruction, scene)
         assert processor.resize(example.image.open()).equal(processor.resize(picture))
 
