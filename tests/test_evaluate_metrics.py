@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from promptgen.captioning import Region, find_instruction, parse_answer
 from promptgen.training.errors import DataError
 from promptgen.training.evaluation import texts
 from promptgen.training.evaluation.boxes import BoxScores, average_precision
+from promptgen.training.evaluation.charts import line_chart
 from promptgen.training.evaluation.cider import cider_d
-from promptgen.training.evaluation.curves import read_curves, smoothed
+from promptgen.training.evaluation.curves import Curve, read_curves, smoothed
 from promptgen.training.evaluation.differences import differing
 from promptgen.training.evaluation.losses import TokenLoss, mean_loss
 from promptgen.training.evaluation.metrics import METRICS, Case, Scores, measure
@@ -57,6 +59,9 @@ def test_words_are_those_that_count() -> None:
     ]  # fmt: skip
     assert words_of("Größe №1, 猫がいる") == ["größe", "1", "猫", "が", "い", "る"]
     assert words_of("… — !") == []
+    # accents and vowel signs belong to their letters, however they are coded
+    assert words_of("cafe\u0301 हिन्दी में।") == ["café", "हिन्दी", "में"]
+    assert words_of("แมวนั่ง") == ["แ", "ม", "ว", "นั่", "ง"]
 
 
 def test_cider_d_is_that_of_pycocoevalcap() -> None:
@@ -94,6 +99,15 @@ def test_bleu_is_that_of_sacrebleu() -> None:
     ]
     assert texts.bleu(answers, references) == pytest.approx(48.530827, abs=1e-6)
     assert texts.bleu(["a b c d"] * 2, [["a b c d"], ["x y z w", "a b c d"]]) == pytest.approx(100)
+
+
+def test_bleu_knows_words_of_scripts_without_spaces() -> None:
+    answer, reference = "一只灰猫坐在红垫子上", "一只灰猫坐在蓝垫子上"
+    # 10 characters, of which 9, 7, 5 and 3 n-grams of 10, 9, 8 and 7 are there
+    assert texts.bleu([answer], [[reference]]) == pytest.approx(
+        100 * (9 * 7 * 5 * 3 / (10 * 9 * 8 * 7)) ** 0.25
+    )
+    assert texts.bleu(["", ""], [["a cat"], ["a dog"]]) == 0
 
 
 def test_rouge_l_is_the_f1_of_the_longest_common_subsequence() -> None:
@@ -235,6 +249,15 @@ def test_no_boxes() -> None:
     assert average_precision([([], true)], labelled=True) == BoxScores(None, None, None, None)
 
 
+def test_of_several_true_lists_of_boxes_the_best_counts() -> None:
+    box, other = "<loc_100><loc_100><loc_500><loc_500>", "<loc_600><loc_600><loc_900><loc_900>"
+    first, second, said = (
+        parse_answer("OD", text, SIZE) for text in (f"cat{other}", f"cat{box}", f"cat{box}")
+    )
+    found = measure([Case("a.png", find_instruction("OD"), (first, second), said)])
+    assert found["AP"] == pytest.approx(100)
+
+
 def test_objects_have_labels_and_descriptions_have_not() -> None:
     box = "<loc_100><loc_100><loc_500><loc_500>"
     assert scores("OD", (f"cat{box}", f"dog{box}"))["AP"] == 0
@@ -255,20 +278,66 @@ def test_curves_of_a_run_that_was_resumed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [
         {"step": 1, "loss": 3.0},
+        {"step": 1, "evaluation_loss": 2.5, "by_instruction": {"CAPTION": 2.0, "OD": 3.0}},
         {"step": 2, "loss": 2.0},
-        {"step": 2, "evaluation_loss": 2.5, "by_instruction": {"CAPTION": 2.0, "OD": 3.0}},
         {"step": 3, "loss": math.nan},
         {"step": 4, "loss": 1.0},
-        {"step": 2, "loss": 1.9},  # resumed after step 1
+        {"step": 4, "evaluation_loss": 2.2, "by_instruction": {"CAPTION": 1.0, "OD": 2.0}},
+        {"step": 2, "loss": 1.9},  # resumed after step 1, and not evaluated since
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "lo', encoding="utf-8")
     found = {curve.name: curve.points for curve in read_curves(path)}
     assert found == {
         "training": ((1, 3.0), (2, 1.9)),
-        "held out": ((2, 2.5),),
-        "held out, CAPTION": ((2, 2.0),),
-        "held out, OD": ((2, 3.0),),
+        "held out": ((1, 2.5),),
+        "held out, CAPTION": ((1, 2.0),),
+        "held out, OD": ((1, 3.0),),
     }
+
+
+def test_losses_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    losses = [3.0, math.nan, math.inf, 2.0]
+    notes = [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)]
+    notes.append({"step": 4, "evaluation_loss": math.nan})
+    path.write_text("".join(json.dumps(note) + "\n" for note in notes), encoding="utf-8")
+    (curve,) = read_curves(path)
+    assert (curve.points, curve.lost) == (((1, 3.0), (4, 2.0)), (2, 3))
+    chart = line_chart([curve], title="Loss")
+    assert "no finite number at step 2 and 1 more" in chart
+    assert "nan" not in chart.casefold()
+
+
+def test_a_long_run_is_drawn_in_few_points_and_no_peak_is_lost() -> None:
+    steps = 100_000
+    points = [(step, 1 + step % 7 / 10) for step in range(1, steps + 1)]
+    points[54_321] = (54_322, 40.0)
+    chart = line_chart([Curve("training", tuple(points))], title="Loss")
+    assert len(chart) < 50_000
+    raw, averaged = (
+        [tuple(map(float, place.split(","))) for place in found.split()]
+        for found in re.findall(r'<polyline [^>]*points="([^"]*)"', chart)
+    )
+    assert raw[0][0] == averaged[0][0]
+    assert raw[-1][0] == averaged[-1][0] == max(x for x, _ in raw)
+    peak = min(raw, key=lambda place: place[1])  # y falls where losses rise
+    x = 56 + 54_322 / steps * (raw[-1][0] - 56)
+    assert peak[0] == pytest.approx(x, abs=1)
+    assert sum(1 for _, y in averaged if y < peak[1] + 100) == 0
+
+
+def test_a_curve_of_one_point() -> None:
+    chart = line_chart([Curve("held out", ((5, 0.0),))], title='"<Loss>"')
+    assert chart.count("<circle") == 1
+    assert "<title>held out, step 5: 0.0000</title>" in chart
+    assert "&quot;&lt;Loss&gt;&quot;" in chart
+
+
+def test_curves_differ_in_more_than_colour() -> None:
+    curves = [Curve(f"curve {number}", ((1, 1.0), (2, 2.0))) for number in range(9)]
+    looks = re.findall(r'<polyline class="([^"]*)"', line_chart(curves, title="Loss"))
+    assert len(set(looks)) == 9
+    assert len({look.split()[-1] for look in looks[:5]}) == 5  # in dashes
 
 
 def test_curves_of_something_else(tmp_path: Path) -> None:
@@ -301,6 +370,11 @@ def test_words_that_the_other_text_has_not_in_that_order_are_marked() -> None:
     assert marked("CAPTION", "a dog and a CAT", "A cat") in ("a [dog and a] CAT", "[a dog and] a CAT")
     assert marked("CAPTION", "the same", "the same") == "the same"
     assert marked("CAPTION", "all new words", "") == "[all new words]"
+
+
+def test_in_scripts_without_spaces_characters_are_marked() -> None:
+    assert marked("CAPTION", "一只灰猫。", "一只白猫。") == "一只[灰]猫。"
+    assert marked("CAPTION", "हिन्दी में", "हिन्दी") == "हिन्दी [में]"
 
 
 def test_what_one_of_several_has_is_not_marked() -> None:

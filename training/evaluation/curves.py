@@ -21,6 +21,7 @@ class Curve:
 
     name: str
     points: tuple[tuple[int, float], ...]
+    lost: tuple[int, ...] = ()  # steps at which it was no finite number
 
 
 def read_curves(path: Path) -> list[Curve]:
@@ -33,6 +34,7 @@ def read_curves(path: Path) -> list[Curve]:
         DataError: it cannot be read, or is no such file.
     """
     curves: dict[str, dict[int, float]] = {}
+    before = 0
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -46,12 +48,29 @@ def read_curves(path: Path) -> list[Curve]:
             if number == len(lines) and number > 1:
                 break
             raise DataError(f"{path}, line {number}: no note of a training run: {error}") from error
+        # Of all curves: a run that was resumed may end before it is evaluated again.
+        for points in curves.values() if step < before else ():
+            _take_back(points, step)
         for name, value in noted.items():
             points = curves.setdefault(name, {})
-            while points and next(reversed(points)) >= step:
-                points.popitem()
+            _take_back(points, step)
             points[step] = value
-    return [Curve(name, tuple(points.items())) for name, points in curves.items()]
+        before = step
+    return [
+        _curve(name, points) for name, points in curves.items() if any(map(math.isfinite, points.values()))
+    ]
+
+
+def _take_back(points: dict[int, float], step: int) -> None:
+    """All from a step on."""
+    while points and next(reversed(points)) >= step:
+        points.popitem()
+
+
+def _curve(name: str, points: dict[int, float]) -> Curve:
+    finite = tuple((step, value) for step, value in points.items() if math.isfinite(value))
+    lost = tuple(step for step, value in points.items() if not math.isfinite(value))
+    return Curve(name, finite, lost)
 
 
 def _losses(entry: Any) -> dict[str, float]:
@@ -59,8 +78,7 @@ def _losses(entry: Any) -> dict[str, float]:
     by_instruction = entry.get("by_instruction") or {}
     if len(by_instruction) > 1:  # of one it is the same
         found |= {f"{_HELD_OUT}, {name}": value for name, value in by_instruction.items()}
-    losses = {name: float(value) for name, value in found.items() if isinstance(value, (int, float))}
-    return {name: value for name, value in losses.items() if math.isfinite(value)}
+    return {name: float(value) for name, value in found.items() if isinstance(value, (int, float))}
 
 
 def smoothed(points: tuple[tuple[int, float], ...], weight: float = 0.9) -> tuple[tuple[int, float], ...]:
