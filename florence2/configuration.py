@@ -258,7 +258,7 @@ def _vision_config(raw: Mapping[str, Any]) -> VisionConfig:
         projection_dim=raw["projection_dim"],
         mlp_ratio=raw.get("mlp_ratio", 4.0),
         qkv_bias=raw.get("qkv_bias", True),
-        drop_path_rate=raw.get("drop_path_rate", 0.0),
+        drop_path_rate=raw.get("drop_path_rate", 0.1),  # transformers leaves out what is its class's default
         max_pos_embeddings=positions.get("max_pos_embeddings", raw.get("max_position_embeddings", 50)),
         max_temporal_embeddings=temporal.get(
             "max_temporal_embeddings", raw.get("max_temporal_embeddings", 100)

@@ -20,6 +20,7 @@ from .checkpoints import (
     REFERENCE,
     TIED,
     copy_reference,
+    edit_json,
     expected,
     make_layout,
     only_tied,
@@ -258,6 +259,12 @@ def test_dropout_is_as_configured_in_training_and_off_in_evaluation(kind: str) -
 def test_a_frozen_language_model_drops_nothing() -> None:
     model = TrainableModel.load(REFERENCE, ModelOptions(freeze=("language",), drop_path_rate=0.0))
     assert loss_of(model, reference_batch(model)).item() == pytest.approx(TRAINING["loss"], rel=1e-5)
+
+
+def test_a_drop_path_that_nobody_states_is_the_published_class_s(tmp_path: Path) -> None:
+    folder = copy_reference(tmp_path, weights=True)
+    edit_json(folder / "config.json", lambda raw: raw["vision_config"].pop("drop_path_rate"))
+    assert TrainableModel.load(folder).config.vision.drop_path_rate == 0.1
 
 
 def test_drop_paths_grow_as_in_the_published_code() -> None:

@@ -310,6 +310,29 @@ def test_pictures_of_one_name_in_a_table_are_several(tmp_path: Path) -> None:
     assert all(drawn_as(one, "one" in one.target.split()) for one in examples)
 
 
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize("form", ["bytes", "bytes and no path", "lists"])
+def test_images_in_parquet_in_other_ways(tmp_path: Path, form: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    files = [drawn_bytes(number) for number in range(2)]
+    forms: dict[str, list[Any]] = {
+        "bytes": files,
+        "bytes and no path": [{"bytes": file} for file in files],
+        "lists": [[{"bytes": file, "path": "a.png"}] for file in files],
+    }
+    table = pyarrow.table({"image": forms[form], "caption": ["x", "y"]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    if form == "lists":
+        with pytest.raises(DataError, match="'image' holds lists of images; make it one image a row"):
+            load(tmp_path / "t.parquet", columns={"caption": "CAPTION"})
+        return
+    examples, _ = load(tmp_path / "t.parquet", columns={"caption": "CAPTION"})
+    assert told(examples) == [("t.parquet#0", "CAPTION", "x"), ("t.parquet#1", "CAPTION", "y")]
+    assert all(drawn_as(one, one.image.row) for one in examples)
+
+
 def test_a_split_that_a_data_set_does_not_have(tmp_path: Path, table: Any) -> None:
     import datasets
 

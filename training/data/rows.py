@@ -204,6 +204,10 @@ class RowReader:
             cell = cell[0]
         if isinstance(cell, EmbeddedImage):
             return self._embedded(cell, row.origin)
+        if isinstance(cell, Mapping) and cell.get("bytes") is not None:
+            raise RowError(
+                "no image", f"the column {column!r} holds lists of images; make it one image a row"
+            )
         path = cell.get("path") if isinstance(cell, Mapping) else cell
         if not isinstance(path, str) or not path:
             raise RowError("no image", f"the column {column!r} holds no path of one image")
