@@ -51,6 +51,20 @@ def test_columns_called_as_instructions(images: Path, name: str) -> None:
     assert examples[0].origin.startswith(name)
 
 
+def test_an_instruction_chooses_among_columns_and_rows(images: Path) -> None:
+    path = save_table(images, "t.jsonl", ROWS)
+    assert told(load(path, instruction="ocr")[0]) == [("img/a.png", "OCR", "STOP")]
+    rows = [{"image": "img/a.png", "caption": "x", "OCR": "STOP"}]  # where 'caption' may be any of them
+    assert told(load(save_table(images, "u.jsonl", rows), instruction="DETAILED_CAPTION")[0]) == [
+        ("img/a.png", "DETAILED_CAPTION", "x")
+    ]
+    answers = [{"image": "img/a.png", "instruction": name, "text": name} for name in ("CAPTION", "OCR")]
+    examples, problems = load(save_table(images, "v.jsonl", answers), instruction="OCR")
+    assert (told(examples), problems) == ([("img/a.png", "OCR", "OCR")], [])
+    with pytest.raises(DataError, match="nothing says which of its columns"):
+        load(path, instruction="OD")
+
+
 def test_columns_by_any_name(images: Path) -> None:
     rows = [{"file": "img/a.png", "short": "x", "long": ["y", "z"], "other": 3}]
     path = save_table(images, "t.jsonl", rows)
@@ -175,7 +189,7 @@ def test_lines_that_are_damaged_are_left_out(images: Path) -> None:
 def test_what_is_no_text_is_never_trained_on(images: Path, line: str, reason: str | None) -> None:
     path = save_table(images, "t.jsonl", ROWS)
     path.write_text(path.read_text() + line + "\n", encoding="utf-8")
-    examples, problems = load(path, instruction="CAPTION")
+    examples, problems = load(path)
     assert [one for one in told(examples) if one[1] != "OD"] == OF_ROWS
     assert [problem.place for problem in problems] == ([] if reason is None else ["t.jsonl:3"])
     assert all(reason in problem.reason for problem in problems if reason is not None)

@@ -32,7 +32,9 @@ class DataSource:
 
     path: Path
     layout: Layout = Layout.AUTO
-    instruction: str | None = None  # of every caption; of layout tasks, the only folders that are read
+    instruction: str | None = (
+        None  # of every caption; where folders, columns or rows say theirs: of those read
+    )
     extensions: Mapping[str, str] = field(default_factory=dict)  # of sidecars: extension -> instruction
     captions_dir: Path | None = None  # of sidecars: the tree that mirrors the images' folders
     images_dir: Path | None = None  # of tables: where paths of images begin; None: the table's folder

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...captioning.errors import ImageError
 from ...captioning.images import image_extensions
-from ...captioning.instructions import AnswerKind, InstructionError, find_instruction
+from ...captioning.instructions import INSTRUCTIONS, AnswerKind, InstructionError, find_instruction
 from ...captioning.regions import REGION_KINDS
 from ..errors import DataError
 from .cells import RowError, is_missing, kind_of, text_or_none, texts_of
@@ -130,6 +130,8 @@ class RowReader:
         found = [answer for answer in find(values) if not is_missing(answer.text)]
         if not found:
             raise RowError("empty caption", "it has no caption")
+        if find in (_self_told, _by_instruction) and self._instruction is not None:
+            found = [answer for answer in found if answer.instruction == self._instruction]
         yield from found
 
     def _way(self, values: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Iterator[_Answer]]:
@@ -140,7 +142,8 @@ class RowReader:
             return self._conversation
         if isinstance(values.get("instruction"), str) and _first(values, _TEXT_COLUMNS) is not None:
             return _self_told
-        if any(_is_instruction(name) for name in values):
+        called = {instruction for name in values if (instruction := _called(name)) is not None}
+        if self._instruction in called or (called and self._instruction is None):
             return _by_instruction
         if self._instruction is not None and _first(values, _TEXT_COLUMNS) is not None:
             return self._only
@@ -257,8 +260,8 @@ def _self_told(values: Mapping[str, Any]) -> Iterator[_Answer]:
 def _by_instruction(values: Mapping[str, Any]) -> Iterator[_Answer]:
     """Columns called as instructions, as ``promptgen folder --format jsonl`` writes them."""
     for name in values:
-        if _is_instruction(name):
-            instruction = find_instruction(name).name
+        instruction = _called(name)
+        if instruction is not None:
             yield _Answer(instruction, _target(values, name, instruction))
 
 
@@ -278,13 +281,10 @@ def has_places(answer: AnswerKind) -> bool:
     return answer in REGION_KINDS
 
 
-def _is_instruction(name: str) -> bool:
-    """Whether a column is called as an instruction is spelled; ``caption`` may mean any of them."""
+def _called(name: str) -> str | None:
+    """The instruction that a column is called as, spelled as it is; ``caption`` may mean any of them."""
     bare = name.strip().removeprefix("<").removesuffix(">")
-    try:
-        return find_instruction(bare).name == bare
-    except InstructionError:
-        return False
+    return bare if bare in INSTRUCTIONS else None
 
 
 def _named_in(text: Any) -> str | None:
