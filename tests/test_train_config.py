@@ -178,6 +178,7 @@ def test_every_wrong_key_is_named_at_once_with_the_nearest() -> None:
         ({"warmup_steps": float("inf")}, "warmup_steps: inf is not a number from 0 on"),
         ({"eval_split": -1}, "eval_split: -1"),
         ({"eval_split": float("inf")}, "eval_split: inf"),
+        ({"run_name": "a\n---"}, r"run_name: 'a\n---' cannot be the name of a folder"),
         ({"run_name": ".."}, "run_name: '..' cannot be the name of a folder"),
         ({"mixed_precision": "fp8"}, "mixed_precision: "),
         ({"use_bf16": True, "mixed_precision": "no"}, "use_bf16, mixed_precision: give one of them"),

@@ -64,7 +64,8 @@ class RunOptions:
     deterministic: bool = False  # only kernels that repeat bit for bit on a GPU; slower
 
     def __post_init__(self) -> None:
-        if not self.run_name.strip(". ") or set(self.run_name) & set('/\\:*?"<>|'):
+        forbidden = any(letter in '/\\:*?"<>|' or not letter.isprintable() for letter in self.run_name)
+        if not self.run_name.strip(". ") or forbidden:
             raise ConfigError(f"run_name: {self.run_name!r} cannot be the name of a folder")
         _at_least(self, 1, "epochs", "max_steps")
         if not 0 <= self.seed <= _MOST_SEED:
