@@ -210,7 +210,13 @@ class EvaluationFlags:
     ] = None
     sample: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="Answers that the report shows.", rich_help_panel=OUTPUT),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Questions that the report shows with their answers. Each adds about 20 KB, or with "
+            "boxes 40 KB for each checkpoint.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = 24
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no tables.", rich_help_panel=OUTPUT)

@@ -146,6 +146,7 @@ def test_an_adapter_takes_part_by_its_folder_or_beside_its_checkpoint(
     base, whole, half = numbers(tmp_path)["models"]
     assert whole["loras"] == [[str(adapter), 1.0]]
     assert half["loras"] == [[str(adapter), 0.5]]
+    assert numbers(tmp_path)["settings"]["checkpoint half"].endswith("adapter:0.5")
     assert len({base["loss"], whole["loss"], half["loss"]}) == 3
 
 
@@ -429,6 +430,49 @@ def test_the_page_in_a_browser(
     page.set_viewport_size({"width": 420, "height": 900})
     width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert width[0] <= width[1]
+    page.close()
+
+
+def test_the_page_stays_in_order_with_any_text(
+    compare: Callable[..., Ended], tmp_path: Path, browser: Browser
+) -> None:
+    data = tmp_path / "data"
+    (data / "CAPTION").mkdir(parents=True)
+    captions = {
+        "a <b>&'q'": "قطة صغيرة تجلس على السجادة",
+        "b": "一只灰色的猫坐在红色的垫子上。",
+        "c": "Donaudampfschifffahrt" * 12,
+        "d": "word " * 300,
+    }
+    for number, (name, text) in enumerate(captions.items()):
+        Image.new("RGB", (40 + 300 * number, 600 - 180 * number), "red").save(data / f"{name}.png")
+        (data / "CAPTION" / f"{name}.txt").write_text(text, encoding="utf-8")
+    label = "<script>document.title = 'x'</script>"
+    models = ("-m", "demo", "-m", "demo", "-m", "demo", "--label", "one", "--label", label, "--label", "قطة")
+    ended = compare("--data", data, *models, "--no-loss")
+    assert ended.status == 0, ended.stderr
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="dark")
+    page.goto((tmp_path / "out" / "report.html").as_uri())
+    cases = page.locator("article.case")
+    assert sorted(cases.nth(number).get_attribute("aria-label") or "" for number in range(4)) == [
+        f"{name}.png, CAPTION" for name in captions
+    ]
+    assert page.title() != "x"
+    # Arabic begins on the right, Chinese on the left
+    first = cases.filter(has_text="a <b>").locator(".true p").first
+    assert first.evaluate("element => getComputedStyle(element).direction") == "rtl"
+    second = cases.filter(has_text="b.png").locator(".true p").first
+    assert second.evaluate("element => getComputedStyle(element).direction") == "ltr"
+    for width in (1280, 1000, 700, 340):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        picture, answers = (cases.first.locator(f":scope > div >> nth={place}") for place in (0, 1))
+        box, other = picture.bounding_box(), answers.bounding_box()
+        assert box
+        assert other
+        beside = other["x"] >= box["x"] + box["width"]
+        assert beside or other["y"] >= box["y"] + box["height"]
+        assert beside == (width > 960)
     page.close()
 
 

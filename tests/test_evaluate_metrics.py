@@ -20,6 +20,7 @@ from promptgen.training.evaluation.differences import differing
 from promptgen.training.evaluation.losses import TokenLoss, mean_loss
 from promptgen.training.evaluation.metrics import METRICS, Case, Scores, measure
 from promptgen.training.evaluation.overlap import by_thing, mean_f1, pooled
+from promptgen.training.evaluation.tables import compared
 from promptgen.training.evaluation.words import words_of
 
 SIZE = (1000, 1000)  # a location token's bin is then as wide as a pixel
@@ -383,6 +384,17 @@ def test_what_one_of_several_has_is_not_marked() -> None:
 
 def test_tags_may_stand_anywhere() -> None:
     assert marked("GENERATE_TAGS", "sky, Long_Hair, hat", "long hair, sky") == "sky, Long_Hair, [hat]"
+
+
+def test_no_star_where_numbers_look_alike() -> None:
+    models: dict[str, Scores] = {
+        "one": {"loss": 1.00001, "BLEU": 0.01, "METEOR": 12.34, "length": 1.0},
+        "two": {"loss": 1.00002, "BLEU": 0.04, "METEOR": 12.46, "length": 2.0},
+        "three": {"loss": None, "BLEU": None, "METEOR": math.nan, "length": 3.0},
+    }
+    rows = compared("CAPTION", "", models).rows
+    assert [row.best for row in rows] == [(False,) * 4, (False, False, True, False), (False,) * 4]
+    assert [row.cells for row in rows][2] == ("–", "–", "nan", "3.0")
 
 
 # The table ----------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def read_curves(path: Path) -> list[Curve]:
         DataError: it cannot be read, or is no such file.
     """
     curves: dict[str, dict[int, float]] = {}
-    before = 0
+    trained = 0  # up to this step
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -48,14 +48,15 @@ def read_curves(path: Path) -> list[Curve]:
             if number == len(lines) and number > 1:
                 break
             raise DataError(f"{path}, line {number}: no note of a training run: {error}") from error
-        # Of all curves: a run that was resumed may end before it is evaluated again.
-        for points in curves.values() if step < before else ():
-            _take_back(points, step)
+        if _TRAINING in noted:
+            # Of all curves: a run that was resumed may end before it is evaluated again.
+            for points in curves.values() if step <= trained else ():
+                _take_back(points, step)
+            trained = step
         for name, value in noted.items():
             points = curves.setdefault(name, {})
             _take_back(points, step)
             points[step] = value
-        before = step
     return [
         _curve(name, points) for name, points in curves.items() if any(map(math.isfinite, points.values()))
     ]

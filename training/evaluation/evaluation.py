@@ -44,7 +44,10 @@ class Contestant:
     @property
     def name(self) -> str:
         """As the user gave it."""
-        return " + ".join([self.captioner.model, *(path for path, _ in self.captioner.loras)])
+        strengths = (
+            (path, "" if strength == 1 else f":{strength:g}") for path, strength in self.captioner.loras
+        )
+        return " + ".join([self.captioner.model, *(path + strength for path, strength in strengths)])
 
     def prompts_with(self, given: Mapping[str, str]) -> dict[str, str]:
         """Literal prompts by instruction that replace the usual ones: what the catalogue has for it, what it

@@ -32,10 +32,13 @@ _STYLE = (
 body { max-width: 92rem; }
 h4 { font-size: .9rem; margin: 0 0 .25rem; }
 td.best { font-weight: 600; } td.best::before { content: "★ "; color: var(--bar); }
-.case { display: grid; grid-template-columns: 17rem repeat(auto-fit, minmax(15rem, 1fr)); gap: 1rem;
-  padding: 1rem 0; border-top: 1px solid var(--line); }
+.case { display: grid; grid-template-columns: 17rem minmax(0, 1fr); gap: 1rem; padding: 1rem 0;
+  border-top: 1px solid var(--line); }
+.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); gap: 1rem; }
 .case img { display: block; max-width: 100%; height: auto; border-radius: .25rem; }
-.case > div { min-width: 0; } .case p { white-space: pre-wrap; font-size: .95rem; margin: 0 0 .5rem; }
+.case { content-visibility: auto; contain-intrinsic-size: auto 20rem; }
+.case > div, .answers > div { min-width: 0; }
+.case p { white-space: pre-wrap; font-size: .95rem; margin: 0 0 .5rem; }
 .case p.faint { font-size: .8rem; }
 mark { background: #ffe2b8; color: inherit; border-bottom: 2px solid #d98a1f; }
 .true mark { background: #d5e8ff; border-bottom: 2px dotted #2f6fbb; }
@@ -185,9 +188,10 @@ def _case(one: Shown) -> str:
     if one.question.text_input:
         asked = f"<p>asked about: <bdi>{clipped(one.question.text_input, _REASON)}</bdi></p>"
     answers = "".join(map(_answer, one.answers))
+    told = f"{name}, {shown(one.question.instruction.name)}"
     return (
-        f'<article class="case"><div>{picture}<p class="faint"><bdi>{name}</bdi></p>{asked}</div>'
-        f"{answers}</article>\n"
+        f'<article class="case" aria-label="{told}"><div>{picture}<p class="faint"><bdi>{name}</bdi></p>'
+        f'{asked}</div><div class="answers">{answers}</div></article>\n'
     )
 
 
@@ -196,7 +200,7 @@ def _answer(answer: ShownAnswer) -> str:
     picture = "" if answer.picture is None else _image(answer.picture, f"Regions of {shown(answer.label)}")
     return (
         f"<div{kind}><h4><bdi>{clipped(answer.label, _NAME)}</bdi></h4>{picture}"
-        f'<p><bdi>{_marked(answer.pieces)}</bdi></p><p class="faint">{shown(answer.facts)}</p></div>'
+        f'<p dir="auto">{_marked(answer.pieces)}</p><p class="faint">{shown(answer.facts)}</p></div>'
     )
 
 

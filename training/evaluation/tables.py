@@ -15,7 +15,17 @@ from .losses import mean_loss
 from .metrics import LOSS, METRICS, Scores, length_of
 from .questions import Question
 
-__all__ = ["COLUMNS", "Row", "Table", "markdown", "metrics_json", "question_json", "scores_csv", "tables"]
+__all__ = [
+    "COLUMNS",
+    "Row",
+    "Table",
+    "compared",
+    "markdown",
+    "metrics_json",
+    "question_json",
+    "scores_csv",
+    "tables",
+]
 
 _KIND = "promptgen evaluate"
 
@@ -46,13 +56,15 @@ def tables(evaluation: Evaluation) -> list[Table]:
     """One for each instruction; where there are several, and losses, first that of all together."""
     made = []
     instructions = evaluation.instructions
-    losses: list[Scores] = [{LOSS: model.loss} for model in evaluation.models]
     if len(instructions) > 1 and any(model.losses for model in evaluation.models):
         about = f"{evaluation.images:,} images, {len(evaluation.questions):,} questions"
-        made.append(_table(evaluation, "all", about, losses))
+        losses: dict[str, Scores] = {
+            model.contestant.label: {LOSS: model.loss} for model in evaluation.models
+        }
+        made.append(compared("all", about, losses))
     for instruction in instructions:
-        scores = [model.scores[instruction.name] for model in evaluation.models]
-        made.append(_table(evaluation, instruction.name, _about(evaluation, instruction), scores))
+        scores = {model.contestant.label: model.scores[instruction.name] for model in evaluation.models}
+        made.append(compared(instruction.name, _about(evaluation, instruction), scores))
     return made
 
 
@@ -72,28 +84,33 @@ def _truths(evaluation: Evaluation, instruction: Instruction) -> list[Any]:
     ]
 
 
-def _table(evaluation: Evaluation, title: str, about: str, scores: Sequence[Scores]) -> Table:
-    columns = tuple(name for name in METRICS if any(name in one for one in scores))
-    labels = [model.contestant.label for model in evaluation.models]
-    best = {name: _best(name, [one.get(name) for one in scores]) for name in columns}
+def compared(title: str, about: str, scores: Mapping[str, Scores]) -> Table:
+    """A row for each contestant, by its label."""
+    columns = tuple(name for name in METRICS if any(name in one for one in scores.values()))
+    best = {name: _best(name, [one.get(name) for one in scores.values()]) for name in columns}
     rows = tuple(
         Row(
             label,
             tuple(_cell(name, one.get(name)) for name in columns),
-            tuple(one.get(name) is not None and one.get(name) == best[name] for name in columns),
+            tuple(_shown(name, one.get(name)) in best[name] for name in columns),
         )
-        for label, one in zip(labels, scores, strict=True)
+        for label, one in scores.items()
     )
     return Table(title, about, columns, rows)
 
 
-def _best(name: str, values: Sequence[float | None]) -> float | None:
-    """The best of them; None where all are equal, or none is better than another by its nature."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
+def _best(name: str, values: Sequence[float | None]) -> set[float | None]:
+    """The best of them as they are shown; nothing where all are equal, or none is better by its nature."""
+    known = {_shown(name, value) for value in values} - {None}
     higher = METRICS[name].higher_is_better
-    if higher is None or len(set(known)) < 2:
-        return None
-    return max(known) if higher else min(known)
+    if higher is None or len(known) < 2:
+        return set()
+    return {max(known) if higher else min(known)}  # type: ignore[type-var]
+
+
+def _shown(name: str, value: float | None) -> float | None:
+    """As much of a number as people see."""
+    return None if value is None or not math.isfinite(value) else round(value, METRICS[name].digits)
 
 
 def _cell(name: str, value: float | None) -> str:
