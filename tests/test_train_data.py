@@ -185,6 +185,32 @@ def test_sidecars_do_not_say_what_they_answer(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_sidecars_of_one_instruction_are_of_one_extension(tmp_path: Path) -> None:
+    """Tags are not taken for the description that lies beside them."""
+    for number in range(3):
+        picture = save_drawn(tmp_path / f"{number}.png", number)
+        write_text(picture.with_suffix(".txt"), "a description")
+        write_text(picture.with_suffix(".tags"), "tag")
+    with pytest.raises(DataError, match=r"3 \.txt and 3 \.tags files.*extensions: {tags: GENERATE_TAGS}"):
+        load(tmp_path, instruction="GENERATE_TAGS")
+    examples, _ = load(tmp_path, extensions={"tags": "GENERATE_TAGS"})
+    assert [example.target for example in examples] == ["tag"] * 3
+
+
+def test_other_texts_beside_images_are_no_captions(tmp_path: Path) -> None:
+    write_text(tmp_path / "licence.txt", "do what you like")
+    write_text(save_drawn(tmp_path / "a.png", 1).with_suffix(".caption"), "a caption")
+    examples, problems = load(tmp_path, instruction="CAPTION")
+    assert (told(examples), problems) == ([("a.png", "CAPTION", "a caption")], [])
+
+
+def test_a_folder_of_captions_alone_is_told_how_to_be_used(tmp_path: Path) -> None:
+    save_drawn(tmp_path / "images/a.png", 1)
+    write_text(tmp_path / "texts/a.txt", "a caption")
+    with pytest.raises(DataError, match=r"Are its 1 \.txt files captions .* captions_dir: "):
+        load(tmp_path / "texts", instruction="CAPTION")
+
+
 # What we have written ourselves
 
 

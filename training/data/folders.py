@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -211,9 +212,16 @@ def _asked(source: DataSource, folders: Iterable[FolderFiles]) -> dict[str, str]
         }
     found = _found_extensions(folders if source.captions_dir is None else _mirror(source))
     if source.instruction is not None:
-        extension = next((one for one in _USUAL_CAPTIONS if one in found), "txt")
-        return {extension: find_instruction(source.instruction).name}
-    told = ", ".join(f"{count} .{extension}" for extension, count in found.items()) or "none"
+        instruction = find_instruction(source.instruction).name
+        usual = [one for one in _USUAL_CAPTIONS if one in found]
+        if len(usual) > 1:
+            told = " and ".join(f"{found[one]} .{one}" for one in usual)
+            raise DataError(
+                f"{source.path}: there are {told} files; which of them answer {instruction}? Say it in "
+                f"dataset_config: {{path: {source.path}, extensions: {{{usual[-1]}: {instruction}}}}}"
+            )
+        return {next(iter(usual), "txt"): instruction}
+    told = ", ".join(f"{found[one]} .{one}" for one in list(found)[:_MOST_NAMED]) or "none"
     raise DataError(
         f"{source.path}: nothing says what its caption files ({told}) answer. Name it in dataset_config: "
         f"{{path: {source.path}, instruction: MORE_DETAILED_CAPTION}}, or for several extensions "
@@ -227,13 +235,15 @@ def _mirror(source: DataSource) -> Iterator[FolderFiles]:
 
 
 def _found_extensions(folders: Iterable[FolderFiles]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    """How many files each extension has, the commonest first; beside images, those of their names."""
+    found: Counter[str] = Counter()
     for folder in folders:
+        stems = {stem for picture in folder.pictures for stem in (stem_of(f"{picture}."), stem_of(picture))}
         for name in folder.others:
             ending = os.path.splitext(name)[1].lower().removeprefix(".")
-            if ending:
-                found[ending] = found.get(ending, 0) + 1
-    return dict(sorted(found.items(), key=lambda item: -item[1])[:_MOST_NAMED])
+            if ending and (not stems or stem_of(name) in stems):
+                found[ending] += 1
+    return dict(found.most_common())
 
 
 def _refuse_inputs(instructions: Iterable[str], place: str) -> None:

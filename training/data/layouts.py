@@ -99,18 +99,19 @@ def _looks_of(source: DataSource) -> Layout:
         return Layout.DATASETS
     if has_metadata(path):
         return Layout.IMAGEFOLDER
-    has_pictures = False
+    has_pictures, texts = False, 0
     for folder in folders_of(path, lambda _: None):
         if is_task_folder(folder, source.instruction) and not source.extensions:
             return Layout.TASKS
         has_pictures = has_pictures or bool(folder.pictures)
+        texts += sum(name.lower().endswith(".txt") for name in folder.others)
     if has_pictures:
         return Layout.SIDECAR
     if parquet_files(source):
         return Layout.TABLE
     raise DataError(
         f"{path}: there are no images in it, no Parquet files, no metadata.jsonl of images, and no data set "
-        f"was saved to it{_archives_in(path)}"
+        f"was saved to it{_archives_in(path) or _captions_in(path, texts)}"
     )
 
 
@@ -118,6 +119,16 @@ def _archives_in(folder: Path) -> str:
     """Says what to do with a folder of archives."""
     names = sorted(one.name for one in folder.iterdir() if one.name.lower().endswith(_ARCHIVES))
     return f"; unpack {names[0]} first" if names else ""
+
+
+def _captions_in(folder: Path, texts: int) -> str:
+    """Says what to do with a folder of captions whose images are elsewhere."""
+    if not texts:
+        return ""
+    return (
+        f". Are its {texts} .txt files captions of images elsewhere? Then write {{path: FOLDER_OF_IMAGES, "
+        f"captions_dir: {folder}, instruction: MORE_DETAILED_CAPTION}}"
+    )
 
 
 class _First:
