@@ -25,6 +25,7 @@ USAGE = 2
 STOPPED = 130
 READER_GONE = 141
 
+_TALKATIVE = ("bitsandbytes.backends",)  # it misses, on being imported, what nobody has asked for
 _ROOT_PACKAGE = __name__.rpartition(".cli.")[0]
 
 
@@ -54,6 +55,9 @@ def configure_logging(verbose: int) -> None:
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger(_ROOT_PACKAGE).setLevel(level)
+    if not verbose:
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager
