@@ -107,9 +107,19 @@ def test_weights_are_saved_as_they_were_or_as_asked(
     layout = {"fp16": "safetensors", "fp32": "safetensors, fp32"}[stored]
     saved(tmp_path / "saved", still(make_layout(tmp_path / "base", layout)), save_dtype=wanted)
     weights = load_file(tmp_path / "saved" / "model.safetensors")
+    table = weights.pop("visual_temporal_embed.pos_idx_to_embed")
+    assert table.dtype == (torch.bfloat16 if wanted == "bf16" else torch.float32)  # as the checkpoint has it
     assert {tensor.dtype for tensor in weights.values()} == {getattr(torch, found)}
     config = json.loads((tmp_path / "saved" / "config.json").read_text(encoding="utf-8"))
     assert config["torch_dtype"] == found
+
+
+def test_what_was_not_trained_is_saved_bit_for_bit(tmp_path: Path) -> None:
+    folder = saved(tmp_path, still(), save_dtype="checkpoint")
+    before = reference_state()
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        assert tensor.dtype == before[name].dtype, name
+        assert torch.equal(tensor, before[name]), name
 
 
 def test_values_that_cannot_be_saved_are_told(tmp_path: Path) -> None:

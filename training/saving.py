@@ -32,6 +32,10 @@ MERGED = "merged"
 """The folder within an adapter's, of the whole checkpoint with the adapter in it."""
 
 _NETWORK = "network."
+_TABLES = (
+    "pos_idx_to_embed",
+    "final_logits_bias",
+)  # never trained, and in fp32 in some files of fp16 weights
 
 
 def check_saving(model: TrainableModel, options: SaveOptions) -> None:
@@ -93,15 +97,16 @@ def save_checkpoint(
     """
     dtype = _dtype(model.folder, options.save_dtype)
     original = in_original_names(network_state, model.config)
+    exact = _TABLES if options.save_dtype == "checkpoint" else ()
     if options.save_format != "converted":
         folder.mkdir(parents=True, exist_ok=True)
         write_original_files(folder, model.folder, _torch_name(dtype))
-        _write_weights(folder, original, dtype)
+        _write_weights(folder, original, dtype, exact)
     if options.save_format != "original":
         within = folder / CONVERTED if options.save_format == "both" else folder
         within.mkdir(parents=True, exist_ok=True)
         rows = write_converted_files(within, model.folder, model.text, _torch_name(dtype))
-        _write_weights(within, converted_state(original, rows), dtype)
+        _write_weights(within, converted_state(original, rows), dtype, exact)
 
 
 def save_adapter(
@@ -148,11 +153,24 @@ def _torch_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _write_weights(folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    tensors = {name: _cast(name, tensor, dtype) for name, tensor in state.items()}
+def _write_weights(
+    folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype, exact: tuple[str, ...]
+) -> None:
+    """
+    Args:
+        exact: ends of names of what is written in fp32 if ``dtype`` would change it.
+    """
+    tensors = {
+        name: _cast(name, tensor, _exact(tensor, dtype) if name.endswith(exact) else dtype)
+        for name, tensor in state.items()
+    }
     path = folder / SAFETENSORS
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod((folder / "config.json").stat().st_mode & 0o777)  # the library makes it private
+
+
+def _exact(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) else torch.float32
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
