@@ -42,10 +42,14 @@ class ImageChecks:
     @property
     def twins(self) -> dict[str, str]:
         """For the names of a picture that has several, the first of them."""
-        names: dict[object, set[str]] = {}
-        for image in {**self.files, **self.digests}:
-            names.setdefault(self.identity(image), set()).add(image.name)
-        return _joined(group for group in names.values() if len(group) > 1)
+        first: dict[object, str] = {}
+        groups: dict[object, set[str]] = {}  # of pictures with several names, of which there are few
+        for image in self.files.keys() | self.digests.keys():
+            identity = self.identity(image)
+            name = first.setdefault(identity, image.name)
+            if name != image.name:
+                groups.setdefault(identity, {name}).add(image.name)
+        return _joined(groups.values())
 
 
 class _Found(NamedTuple):

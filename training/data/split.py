@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -69,11 +70,11 @@ def split_examples(
     twins = twins or {}
     names = {example.image.name for example in examples}
     if held_out is None:
-        pictures: dict[str, set[object]] = {}
-        for image in {example.image for example in examples}:
-            name = twins.get(image.name, image.name)
-            pictures.setdefault(name, set()).add(image if identity is None else identity(image))
-        chosen = _chosen({name: len(group) for name, group in pictures.items()}, eval_split, seed)
+        pictures = {
+            (twins.get(image.name, image.name), image if identity is None else identity(image))
+            for image in {example.image for example in examples}
+        }
+        chosen = _chosen(Counter(name for name, _ in pictures), eval_split, seed)
     else:
         chosen = {twins.get(name, name) for name in held_out & names}
         if not chosen:
