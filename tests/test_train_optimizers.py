@@ -64,6 +64,24 @@ def test_a_state_in_bfloat16_stays_so() -> None:
     assert kinds["exp_avg"] == torch.bfloat16
 
 
+def test_a_state_by_names_is_read() -> None:
+    """FSDP gives parameters names there, where others have numbers."""
+    named = parameters((8, 4), (8,))
+    for _, part in named:
+        part.grad = torch.ones_like(part)
+    first, second = (build_optimizer(options("AdaFactor"), named) for _ in range(2))
+    first.step()
+    state = first.state_dict()
+    names = {number: f"part{number}" for number in state["state"]}
+    state["state"] = {names[number]: entries for number, entries in state["state"].items()}
+    for group in state["param_groups"]:
+        group["params"] = [names[number] for number in group["params"]]
+    second.load_state_dict(state)
+    for _, part in named:
+        assert torch.equal(second.state[part]["exp_avg"], first.state[part]["exp_avg"])
+        assert second.state[part]["exp_avg"].dtype == torch.bfloat16
+
+
 def test_biases_and_norms_do_not_decay() -> None:
     named = parameters((4, 4), (4,))
     optimizer = build_optimizer(options("SGD", learning_rate=0.5), named)

@@ -166,11 +166,12 @@ def _keep_dtypes(optimizer: torch.optim.Optimizer) -> None:
     optimizer.register_load_state_dict_pre_hook(lambda _, state: saved.append(state))
 
     def restore(loaded: torch.optim.Optimizer) -> None:
-        state = saved.pop()["state"]
-        order = [part for group in loaded.param_groups for part in group["params"]]
-        for index, entries in state.items():
-            for name, value in entries.items():
-                _restore_dtype(loaded.state[order[index]], name, value)
+        given = saved.pop()
+        parts = (part for group in loaded.param_groups for part in group["params"])
+        keys = (key for group in given["param_groups"] for key in group["params"])
+        for key, part in zip(keys, parts, strict=True):  # numbers, or with FSDP names
+            for name, value in given["state"].get(key, {}).items():
+                _restore_dtype(loaded.state[part], name, value)
 
     optimizer.register_load_state_dict_post_hook(restore)
 

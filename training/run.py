@@ -60,7 +60,7 @@ def train(run: PreparedRun, stop: threading.Event) -> RunResult:
     with only_run(run.folder) if run.accelerator.is_main_process else nullcontext():
         if run.accelerator.is_main_process:  # another may have begun since the run was prepared
             check_folder(run.folder, resume=run.settings.resume)
-        loop, watcher = _assemble(run)
+        loop, watcher = assemble(run)
         before = loop.progress.examples
         try:
             finished = loop.run(stop)
@@ -86,8 +86,8 @@ def train(run: PreparedRun, stop: threading.Event) -> RunResult:
     )
 
 
-def _assemble(run: PreparedRun) -> tuple[Loop, RunWatcher]:
-    """The loop, standing where the newest checkpoint stands."""
+def assemble(run: PreparedRun) -> tuple[Loop, RunWatcher]:
+    """The loop, standing where the newest checkpoint stands; and who is to be closed after it."""
     config, accelerator = run.config, run.accelerator
     optimizer = build_optimizer(config.optimizer, run.model.trainable_parameters())
     schedule = build_schedule(config.optimizer, optimizer, run.timing.steps)
