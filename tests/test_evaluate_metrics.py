@@ -6,12 +6,14 @@ import json
 import math
 import random
 import re
+import time
 from pathlib import Path
 
 import pytest
 from promptgen.captioning import Region, find_instruction, parse_answer
 from promptgen.training.errors import DataError
 from promptgen.training.evaluation import texts
+from promptgen.training.evaluation.alignment import common_places
 from promptgen.training.evaluation.boxes import BoxScores, average_precision
 from promptgen.training.evaluation.charts import line_chart
 from promptgen.training.evaluation.cider import cider_d
@@ -371,6 +373,34 @@ def test_words_that_the_other_text_has_not_in_that_order_are_marked() -> None:
     assert marked("CAPTION", "a dog and a CAT", "A cat") in ("a [dog and a] CAT", "[a dog and] a CAT")
     assert marked("CAPTION", "the same", "the same") == "the same"
     assert marked("CAPTION", "all new words", "") == "[all new words]"
+
+
+def test_a_longest_common_subsequence_is_found() -> None:
+    generator = random.Random(0)
+
+    def length(one: str, other: str) -> int:
+        row = [0] * (len(other) + 1)
+        for a in one:
+            before = row
+            row = [0]
+            for place, b in enumerate(other):
+                row.append(before[place] + 1 if a == b else max(before[place + 1], row[-1]))
+        return row[-1]
+
+    for _ in range(300):
+        one, other = ("".join(generator.choices("abcd", k=generator.randrange(14))) for _ in "xy")
+        places = common_places(one, other)
+        assert places == sorted(set(places))
+        rest = iter(other)
+        assert all(one[place] in rest for place in places), (one, other)  # in that order
+        assert len(places) == length(one, other)
+
+
+def test_a_word_over_and_over_is_compared_at_once() -> None:
+    began = time.process_time()
+    found = marked("CAPTION", "the " * 1500, "the cat " * 1500)
+    assert "[" not in found
+    assert time.process_time() - began < 5  # difflib takes minutes
 
 
 def test_in_scripts_without_spaces_characters_are_marked() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from ...captioning.results import Result, Tags
 from ...captioning.tags import TagOptions, edit_tags
+from .alignment import common_places
 from .words import pieces_of
 
 __all__ = ["Piece", "differing"]
@@ -49,14 +49,8 @@ def _key(tag: str) -> str:
 def _same_words(text: str, other: str) -> set[int]:
     """The places of those pieces of ``text`` that ``other`` has in the same order."""
     ours, theirs = _words(text), _words(other)
-    matcher = difflib.SequenceMatcher(
-        None, [word for _, word in ours], [word for _, word in theirs], autojunk=False
-    )
-    return {
-        ours[place][0]
-        for start, _, size in matcher.get_matching_blocks()
-        for place in range(start, start + size)
-    }
+    same = common_places([word for _, word in ours], [word for _, word in theirs])
+    return {ours[place][0] for place in same}
 
 
 def _words(text: str) -> list[tuple[int, str]]:
