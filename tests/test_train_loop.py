@@ -386,6 +386,33 @@ def test_stopped_during_an_evaluation_it_saves_and_evaluates_later(
     assert found[-2] == expected[-2]
 
 
+def test_stopped_while_captioning_it_saves_and_captions_later(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+    answerer = Captioner.answerer
+
+    def interrupted(*given: Any, **more: Any) -> Any:
+        stop.set()
+        return answerer(*given, **more)
+
+    asked = {
+        "max_steps": 2,
+        "eval_steps": 1,
+        "save_steps": 2,
+        "do_extra_eval": True,
+        "eval_max_new_tokens": 4,
+    }
+    monkeypatch.setattr(Captioner, "answerer", interrupted)
+    assert not train(data, tmp_path / "run", stop=stop, **asked).finished
+    assert checkpoint_names(tmp_path / "run") == ["checkpoint-1"]
+    assert not list((tmp_path / "run").glob(".unfinished*"))
+    monkeypatch.undo()
+    train(data, tmp_path / "run", resume=True, **asked)
+    found = [entry for entry in read_metrics(tmp_path / "run/metrics.jsonl") if "evaluation_loss" in entry]
+    assert [(entry["step"], "scores" in entry) for entry in found] == [(1, True), (2, True)]
+
+
 # Before the first step ----------------------------------------------------------------------
 
 

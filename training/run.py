@@ -158,9 +158,10 @@ def _evaluation(
 
     def evaluation(step: int, stop: threading.Event) -> dict[str, Any] | None:
         found = evaluate(accelerator, model, held_out, source, stop)
-        if found is None:
+        sampled = None if found is None else sampler(step, stop)
+        if found is None or sampled is None:
             return None
-        return {"evaluation_loss": found.loss, "by_instruction": found.by_instruction} | sampler(step)
+        return {"evaluation_loss": found.loss, "by_instruction": found.by_instruction} | sampled
 
     return evaluation
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,8 +54,9 @@ class Sampler:
         self._source = source
         self._say = say
 
-    def __call__(self, step: int) -> dict[str, Any]:
-        """What is added to the log's entry of an evaluation; ``scores`` by instruction and metric.
+    def __call__(self, step: int, stop: Event) -> dict[str, Any] | None:
+        """What is added to the log's entry of an evaluation; ``scores`` by instruction and metric. None if
+        ``stop`` was set meanwhile, which several processes do not heed, as they must stay in step.
 
         All processes call it; one generates, and its random numbers stay as they were.
 
@@ -67,18 +69,28 @@ class Sampler:
         questions = self._questions()
         folder = begin_folder(self._config.run.folder / "sampled") if self._is_main else Path()
         self._writer.write_model(folder)
-        found: dict[str, Any] = {}
-        if self._is_main and questions:
-            with _undisturbed():
-                evaluation = self._evaluate(step, folder, questions)
-            if wanted.print_first_batch_predictions:
-                self._show(evaluation)
-            if wanted.do_extra_eval:
-                found["scores"] = evaluation.models[0].scores
+        found: dict[str, Any] | None = {}
         if self._is_main:
-            shutil.rmtree(folder)
+            try:
+                found = self._sampled(step, folder, questions, stop) if questions else {}
+            finally:
+                shutil.rmtree(folder)
         self._accelerator.wait_for_everyone()
         return found
+
+    def _sampled(
+        self, step: int, folder: Path, questions: Sequence[Question], stop: Event
+    ) -> dict[str, Any] | None:
+        wanted = self._config.evaluation
+        progress = _Silent(stop if self._accelerator.num_processes == 1 else Event())
+        try:
+            with _undisturbed():
+                evaluation = self._evaluate(step, folder, questions, progress)
+        except _StoppedError:
+            return None
+        if wanted.print_first_batch_predictions:
+            self._show(evaluation)
+        return {"scores": evaluation.models[0].scores} if wanted.do_extra_eval else {}
 
     @property
     def _is_main(self) -> bool:
@@ -92,7 +104,9 @@ class Sampler:
             return questions[: self._config.eval_batch_size]
         return draw_questions(questions, self._config.evaluation.extra_eval_images, self._config.run.seed)
 
-    def _evaluate(self, step: int, model: Path, questions: Sequence[Question]) -> Evaluation:
+    def _evaluate(
+        self, step: int, model: Path, questions: Sequence[Question], progress: _Silent
+    ) -> Evaluation:
         from ..florence2 import GenerationOptions
         from .evaluation.evaluation import Conditions, evaluate
 
@@ -104,7 +118,7 @@ class Sampler:
         answers = self._config.run.folder / PREDICTIONS
         answers.mkdir(exist_ok=True)
         contestant = self._contestant(f"step-{step}", model)
-        return evaluate([contestant], questions, conditions, answers, _silent)
+        return evaluate([contestant], questions, conditions, answers, progress)
 
     def _contestant(self, label: str, model: Path) -> Contestant:
         from .evaluation.evaluation import Contestant
@@ -138,6 +152,20 @@ def _undisturbed() -> Iterator[None]:
         set_random_states(states)
 
 
-@contextmanager
-def _silent(name: str, size: int) -> Iterator[Callable[[int], None]]:
-    yield lambda done: None
+class _StoppedError(Exception):
+    """Somebody asked to stop."""
+
+
+class _Silent:
+    """Shows no progress, and ends the work when ``stop`` is set."""
+
+    def __init__(self, stop: Event) -> None:
+        self._stop = stop
+
+    @contextmanager
+    def __call__(self, name: str, size: int) -> Iterator[Callable[[int], None]]:
+        def advance(done: int) -> None:
+            if self._stop.is_set():
+                raise _StoppedError
+
+        yield advance
