@@ -245,6 +245,25 @@ def test_that_synonyms_are_not_counted_is_told_once(
     assert "nltk.downloader" not in ended.stderr
 
 
+def test_synonyms_that_cannot_be_read_are_told_before_anything_is_asked(
+    compare: Callable[..., Ended], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nltk.data
+    from promptgen.training.evaluation import texts
+
+    corpora = tmp_path / "nltk" / "corpora"
+    corpora.mkdir(parents=True)
+    (corpora / "wordnet.zip").write_bytes(b"half of it")
+    monkeypatch.setattr(nltk.data, "path", [str(corpora.parent)])
+    texts._wordnet.cache_clear()  # what an earlier test has found
+    ended = compare("--data", scenes, "-m", "demo")
+    texts._wordnet.cache_clear()
+    assert ended.status == 1
+    assert "WordNet" in ended.stderr
+    assert "--force" in ended.stderr
+    assert not list((tmp_path / "out" / "answers").iterdir())
+
+
 def test_a_picture_that_has_changed_is_asked_again(
     compare: Callable[..., Ended], scenes: Path, tmp_path: Path
 ) -> None:

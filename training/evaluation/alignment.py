@@ -13,8 +13,8 @@ def common_places(ours: Sequence[Hashable], theirs: Sequence[Hashable]) -> list[
     Takes the time of ``len(ours)`` additions of numbers of ``len(theirs)`` bits, also for sequences of one
     word over and over, such as bad checkpoints write, which keep ``difflib`` busy for minutes.
 
-    H. Hyyrö, "Bit-Parallel LCS-length Computation Revisited" (AWOCA 2004). Of each row of the table of lengths
-    a number is kept; its bit ``j`` is 0 where the length rises from column ``j`` to ``j + 1``.
+    H. Hyyrö, "Bit-Parallel LCS-length Computation Revisited" (AWOCA 2004). Of each row of the table of
+    lengths a number is kept; its bit ``j`` is 0 where the length rises from column ``j`` to ``j + 1``.
     """
     where: dict[Hashable, int] = {}
     for column, item in enumerate(theirs):

@@ -102,7 +102,7 @@ def check_libraries(instructions: Iterable[Instruction]) -> None:
     """See that what answers are measured by is there, before they are generated.
 
     Raises:
-        TrainingError: a library is missing.
+        TrainingError: a library is missing, or WordNet is there and cannot be read.
     """
     parts = {part for instruction in instructions for part in _MEASURES[instruction.answer]}
     missing = [name for part in parts for name in _LIBRARIES.get(part, ()) if find_spec(name) is None]
@@ -110,6 +110,8 @@ def check_libraries(instructions: Iterable[Instruction]) -> None:
         raise TrainingError(
             f"Scores need {' and '.join(sorted(missing))}. Do: pip install 'promptgen-tagger[train]'"
         )
+    if _prose in parts:
+        texts.has_wordnet()
 
 
 def measure(cases: Sequence[Case]) -> Scores:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
+from zipfile import BadZipFile
 
+from ..errors import TrainingError
 from .words import spaced, words_of
 
 __all__ = ["anls", "bleu", "character_error_rate", "edit_distance", "has_wordnet", "meteor", "rouge_l"]
@@ -66,7 +70,11 @@ def meteor(answers: Sequence[str], references: References) -> float:
 
 
 def has_wordnet() -> bool:
-    """Whether the corpus of synonyms is on this computer (``python -m nltk.downloader wordnet``)."""
+    """Whether the corpus of synonyms is on this computer (``python -m nltk.downloader wordnet``).
+
+    Raises:
+        TrainingError: it is, and cannot be read.
+    """
     return _wordnet() is not None
 
 
@@ -78,6 +86,11 @@ def _wordnet() -> Any | None:
         wordnet.ensure_loaded()
     except LookupError:
         return None
+    except (OSError, BadZipFile) as error:
+        raise TrainingError(
+            f"NLTK's WordNet, which METEOR takes synonyms from, cannot be read: {error}. Do: "
+            f"{shlex.quote(sys.executable)} -m nltk.downloader --force wordnet"
+        ) from error
     return wordnet
 
 
