@@ -254,16 +254,19 @@ def test_training_reads_the_scene_files_as_the_model_would_see_the_scenes(tmp_pa
         assert processor.resize(example.image.open()).equal(processor.resize(picture))
 
 
-def test_the_configurations_follow_one_another_where_the_recipe_puts_them() -> None:
+def test_the_configurations_follow_one_another() -> None:
     from promptgen.training.config_files import read_config
-    from promptgen.training.demo.train import CONFIGS, RUNS, overrides_for
+    from promptgen.training.demo.train import CONFIGS, FOLDER, RUNS, placed
 
     assert {path.name for path in CONFIGS.glob("demo-*")} == {f"demo-{name}.yaml" for name in RUNS}
+    begins = FOLDER / "eyes"
     for name in RUNS:
-        path = CONFIGS / f"demo-{name}.yaml"
-        alone, placed = read_config(path), read_config(path, overrides_for(Path("demo-model"), name))
-        assert Path(alone.checkpoint.model_name) == Path(placed.checkpoint.model_name)
-        assert (alone.run, alone.data) == (placed.run, placed.data)
+        config = read_config(CONFIGS / f"demo-{name}.yaml")
+        assert Path(config.checkpoint.model_name) == begins
+        begins = config.run.folder / "final"
+        assert config.run.folder == FOLDER / name
+        assert {source.path for source in config.data.sources} == {FOLDER / "scenes" / "scenes.jsonl"}
+        assert placed(config, Path("else")).run.folder == Path("else", name)
 
 
 def test_training_twice_gives_equal_weights(tmp_path: Path) -> None:

@@ -10,30 +10,31 @@ Each part has a folder and begins where the one before has ended:
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config_files import read_config
-from ..folder import FINAL, SPLIT
+from ..folder import FINAL
 from ..preparing import RunSettings, prepare_run
 from ..run import train as train_run
+from .checkpoint import WEIGHTS_FILE
 from .recipe import Recipe
 from .scene_files import TABLE, write_scenes
 from .scenes import TRAINING_SEEDS
 from .warm_up import reproducible, warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from ..config import TrainConfig
 
 log = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EYES, SCENES = "eyes", "scenes"
-RUNS: Mapping[str, str] = {"short": EYES, "all": f"short/{FINAL}", "both": f"all/{FINAL}"}
-"""The trainer's part of it, in order: runs, and the folders of the checkpoints that they begin with."""
+RUNS = ("short", "all", "both")
+FOLDER = Path("demo-model")
+"""Where the configurations have everything."""
 
 
 def train(folder: Path, recipe: Recipe, *, device: str = "cpu", workers: int | None = None) -> Path:
@@ -47,31 +48,36 @@ def train(folder: Path, recipe: Recipe, *, device: str = "cpu", workers: int | N
         The folder of the trained checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / EYES / "model.safetensors").exists():
-        warm_up(folder / EYES, recipe, device=device, workers=workers)
-    if not (folder / SCENES / TABLE).exists():
-        write_scenes(folder / SCENES, TRAINING_SEEDS[: recipe.scenes], workers=workers)
+    if not (folder / "eyes" / WEIGHTS_FILE).exists():
+        warm_up(folder / "eyes", recipe, device=device, workers=workers)
+    if not (folder / "scenes" / TABLE).exists():
+        write_scenes(folder / "scenes", TRAINING_SEEDS[: recipe.scenes], workers=workers)
     for name in RUNS:
         if not (folder / name / FINAL).exists():
             log.info("run %s", name)
             _run(folder, name, recipe, cpu=device == "cpu")
-    return folder / name / FINAL
+    return folder / RUNS[-1] / FINAL
 
 
-def overrides_for(folder: Path, name: str) -> dict[str, str]:
-    """The keys of a run's configuration that say where things are, for `folder` instead of `demo-model`."""
-    places = {
-        "model_name": folder / RUNS[name],
-        "output_dir": folder / name,
-        "dataset_config.path": folder / SCENES / TABLE,
-    }
-    if name == "both":
-        places["split_file"] = folder / "all" / SPLIT
-    return {key: json.dumps(str(place)) for key, place in places.items()}
+def placed(config: TrainConfig, folder: Path) -> TrainConfig:
+    """A run's configuration with its paths in `folder` instead of `FOLDER`."""
+
+    def there(path: Path) -> Path:
+        return folder / path.relative_to(FOLDER)
+
+    data = config.data
+    sources = tuple(replace(source, path=there(source.path)) for source in data.sources)
+    split_file = None if data.split_file is None else there(data.split_file)
+    return replace(
+        config,
+        checkpoint=replace(config.checkpoint, model_name=str(there(Path(config.checkpoint.model_name)))),
+        run=replace(config.run, output_dir=there(config.run.folder)),
+        data=replace(data, sources=sources, split_file=split_file),
+    )
 
 
 def _run(folder: Path, name: str, recipe: Recipe, *, cpu: bool) -> None:
-    config = read_config(CONFIGS / f"demo-{name}.yaml", {**overrides_for(folder, name), **recipe.overrides})
+    config = placed(read_config(CONFIGS / f"demo-{name}.yaml", recipe.overrides), folder)
     settings = RunSettings(resume=True, cpu=cpu, offline=True)
     with reproducible(recipe.threads):
         train_run(prepare_run(config, settings, log.info), threading.Event())
