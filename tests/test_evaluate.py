@@ -127,6 +127,17 @@ def test_answers_are_those_of_the_engine(compare: Callable[..., Ended], scenes: 
     assert "loss" not in numbers(tmp_path)["models"][0]["instructions"]["CAPTION"]
 
 
+def test_all_about_an_image_is_asked_while_it_is_at_hand(
+    compare: Callable[..., Ended], scenes: Path, tmp_path: Path
+) -> None:
+    """Also where answers of a kind lie together, as in these folders."""
+    assert compare("--data", scenes, "-m", "demo", "--no-loss").status == 0
+    _, *lines = (tmp_path / "out" / "answers" / "demo.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = [json.loads(line)["image"] for line in lines]
+    assert asked == sorted(asked)
+    assert set(asked) == {"0.png", "1.png", "2.png"}
+
+
 def test_an_adapter_takes_part_by_its_folder_or_beside_its_checkpoint(
     compare: Callable[..., Ended], tmp_path: Path
 ) -> None:

@@ -163,12 +163,17 @@ def _answer(
 
 
 def _groups(questions: Sequence[Question]) -> list[_Group]:
-    """Those about one image with one text input; those that find regions, which get scores, apart."""
+    """Those about one image with one text input; those that find regions, which get scores, apart.
+
+    All about an image one after another, while its features are still at hand.
+    """
+    images = {name: place for place, name in enumerate(dict.fromkeys(one.image.name for one in questions))}
     found: dict[tuple[str, str, bool], list[Question]] = {}
     for question in questions:
         name, _, text_input = question.key
         found.setdefault((name, text_input, question.finds_regions), []).append(question)
-    return [_Group(tuple(group)) for group in found.values()]
+    groups = sorted(found.values(), key=lambda group: images[group[0].image.name])
+    return [_Group(tuple(group)) for group in groups]
 
 
 def prompts_for(model: str, given: Mapping[str, str]) -> dict[str, str]:
