@@ -7,9 +7,11 @@ tensors are put into it one by one, so that the weights exist once.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from timm.models.davit import checkpoint_filter_fn
@@ -170,10 +172,16 @@ def _to_original(name: str) -> str:
     return name
 
 
-def _original_names(config: Florence2Config) -> dict[str, str]:
+def _original_names(config: Florence2Config) -> Mapping[str, str]:
     """Our names of the vision tower's tensors, to those of the original format."""
+    return _names_of_tower(config.vision.depths)
+
+
+@functools.lru_cache(maxsize=8)
+def _names_of_tower(depths: tuple[int, ...]) -> Mapping[str, str]:
+    """By the blocks of each stage. It takes a while, and is asked for name by name."""
     names = []
-    for stage, depth in enumerate(config.vision.depths):
+    for stage, depth in enumerate(depths):
         conv = f"vision_tower.convs.{stage}"
         names += [f"{conv}.{part}.{kind}" for part in ("proj", "norm") for kind in ("weight", "bias")]
         for block in range(depth):
@@ -184,7 +192,7 @@ def _original_names(config: Florence2Config) -> dict[str, str]:
                     "conv2.fn.dw", "ffn.norm", "ffn.fn.net.fc1", "ffn.fn.net.fc2",
                 ]  # fmt: skip
                 names += [f"{prefix}.{part}.{end}" for part in parts for end in ("weight", "bias")]
-    return {ours: old for old, ours in translate(names).items()}
+    return MappingProxyType({ours: old for old, ours in translate(names).items()})
 
 
 def _oriented(name: str, tensor: Tensor) -> Tensor:
