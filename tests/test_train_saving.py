@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import stat
@@ -28,8 +29,14 @@ from .training_models import answers, load, loss_of, pictures, reference_batch, 
 
 def trained(folder: Path = REFERENCE, **options: Any) -> TrainableModel:
     model = still(folder, **options)
-    train_steps(model, steps=5)
+    train_steps(model, steps=2)
     return model.eval()
+
+
+@functools.cache
+def trained_reference() -> TrainableModel:
+    """Only to be read."""
+    return trained()
 
 
 def saved(folder: Path, model: TrainableModel, **options: Any) -> Path:
@@ -167,8 +174,7 @@ def test_the_command_answers_with_what_was_trained(
     tmp_path: Path,
     promptgen: Promptgen,  # noqa: F811
 ) -> None:
-    model = trained()
-    folder = saved(tmp_path / "saved", model)
+    folder = saved(tmp_path / "saved", trained_reference())
     picture = REFERENCE / "images" / "00.png"
     ended = promptgen(
         "caption",
@@ -203,16 +209,16 @@ def transformers_class() -> Any:
 @pytest.mark.parametrize("base", ["original", "converted"])
 def test_transformers_own_class_and_processor_answer_the_same(tmp_path: Path, base: str) -> None:
     transformers = transformers_class()
-    source = REFERENCE if base == "original" else converted_base(tmp_path / "base")
-    folder = saved(tmp_path / "saved", trained(source), save_format="converted")
-    model, loading = transformers.Florence2ForConditionalGeneration.from_pretrained(
+    model = trained_reference() if base == "original" else trained(converted_base(tmp_path / "base"))
+    folder = saved(tmp_path / "saved", model, save_format="converted")
+    theirs, loading = transformers.Florence2ForConditionalGeneration.from_pretrained(
         folder, output_loading_info=True
     )
     assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     processor = transformers.AutoProcessor.from_pretrained(folder)
     inputs = processor(text="<CAPTION>", images=pictures("00.png")[0], return_tensors="pt")
     with torch.inference_mode():
-        row = model.eval().generate(**inputs, max_new_tokens=24)[0]
+        row = theirs.eval().generate(**inputs, max_new_tokens=24)[0]
     engine = load(folder)
     features = engine.encode_images(engine.preprocess(pictures("00.png")))
     ids = answers(engine)[0]
@@ -225,8 +231,7 @@ def test_transformers_own_class_and_processor_answer_the_same(tmp_path: Path, ba
 
 @pytest.mark.parametrize("base", ["original", "converted"])
 def test_both_formats_give_the_same_answers(tmp_path: Path, base: str) -> None:
-    source = REFERENCE if base == "original" else converted_base(tmp_path / "base")
-    model = trained(source)
+    model = trained_reference() if base == "original" else trained(converted_base(tmp_path / "base"))
     folder = saved(tmp_path / "saved", model, save_format="both")
     original, converted = load(folder), load(folder / "converted")
     assert answers(original) == answers(converted)
@@ -274,7 +279,7 @@ def test_a_merged_adapter_is_a_checkpoint_of_both_formats(tmp_path: Path) -> Non
 
 
 def test_tensors_gathered_from_several_devices_are_saved_instead(tmp_path: Path) -> None:
-    source = trained()
+    source = trained_reference()
     gathered = {name: part.clone() for name, part in source.state_dict().items()}
     save_model(still(), tmp_path, SaveOptions(save_dtype="fp32"), base_model="x", state=gathered)
     assert answers(load(tmp_path)) == answers(load(saved(tmp_path / "own", source)))
