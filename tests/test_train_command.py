@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from promptgen.training.metrics import read_metrics
 
 from .checkpoints import REFERENCE
 from .command_line import Promptgen
-from .training_runs import checkpoint_names, draw_data, environment, settings, write_settings
+from .training_runs import checkpoint_names, draw_data, environment, settings, weights, write_settings
 
 PUBLISHED: dict[str, Any] = {
     "model_name": "microsoft/Florence-2-base",
@@ -216,32 +219,63 @@ def test_wrong_usage(
     assert words in done.stderr
 
 
+def launch(data: Path, output: Path, processes: int, *arguments: str) -> subprocess.Popen[str]:
+    """A run of six windows of four examples, without dropout, in so many processes."""
+    batch = 4 // processes
+    keys = settings(
+        data, output, train_batch_size=batch, gradient_accumulation_steps=1, eval_split=4,
+        eval_batch_size=batch, max_steps=6, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+        drop_path_rate=0.0,
+    )  # fmt: skip
+    config = write_settings(output.with_suffix(".yaml"), keys)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    command += [str(processes), "-m", "promptgen.cli", "train", str(config), "--cpu", "--offline", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+
+
+def require_end(process: subprocess.Popen[str]) -> None:
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+
+
+@pytest.fixture(scope="module")
+def two_processes(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("two") / "run"
+    require_end(launch(data, output, 2))
+    return output
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="gloo")
-def test_two_processes_make_the_steps_of_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_make_the_steps_of_one(data: Path, tmp_path: Path, two_processes: Path) -> None:
     """Of half the batch each; the last window of an epoch has one example, and so work for one of them."""
-    found = []
-    for processes, batch in ((1, 4), (2, 2)):
-        output = tmp_path / f"of-{processes}"
-        keys = settings(
-            data, output, train_batch_size=batch, gradient_accumulation_steps=1, dropout=0.0,
-            eval_split=4, eval_batch_size=batch, max_steps=6, attention_dropout=0.0, activation_dropout=0.0,
-            drop_path_rate=0.0,
-        )  # fmt: skip
-        config = write_settings(tmp_path / f"{processes}.yaml", keys)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        launch += ["--nproc_per_node", str(processes)]
-        command = [*launch, "-m", "promptgen.cli", "train", str(config), "--cpu", "--offline"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
-        assert done.returncode == 0, done.stderr
-        found.append(read_metrics(output / "metrics.jsonl"))
-        assert checkpoint_names(output)[-1] == "checkpoint-6"
-        assert len(list((output / "checkpoint-6/training_state").glob("random_?.pt"))) == processes
-        resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=environment())
-        assert resumed.returncode == 0, resumed.stderr
-    one, two = found
+    require_end(launch(data, tmp_path / "run", 1))
+    one, two = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path / "run", two_processes))
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
     for mine, theirs in zip(one, two, strict=True):
         for name in {"loss", "gradient_norm", "evaluation_loss"} & mine.keys():
             assert theirs[name] == pytest.approx(mine[name], rel=1e-3)
         assert theirs.get("tokens") == mine.get("tokens")
+    assert len(list((two_processes / "checkpoint-6/training_state").glob("random_?.pt"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="gloo")
+def test_two_processes_are_stopped_and_go_on(data: Path, tmp_path: Path, two_processes: Path) -> None:
+    """What a scheduler sends goes to the launcher, which passes it on."""
+    output = tmp_path / "run"
+    process = launch(data, output, 2)
+    while process.poll() is None and not any(
+        entry["step"] >= 1 for entry in read_metrics(output / "metrics.jsonl")
+    ):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert checkpoint_names(output)
+    assert "checkpoint-6" not in checkpoint_names(output)
+    require_end(launch(data, output, 2, "--resume"))
+    assert (output / "metrics.jsonl").read_text() == (two_processes / "metrics.jsonl").read_text()
+    expected, found = weights(two_processes / "checkpoint-6"), weights(output / "checkpoint-6")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
