@@ -269,6 +269,11 @@ def _beyond_repair(
             f"The folder {reference.folder} of model {reference.model} is not there.", model=reference.model
         )
     folder, problems = next(iter(broken.items()))
+    other = {CHECKPOINT: ADAPTER, ADAPTER: CHECKPOINT}[contents]
+    if (folder / other.config).is_file() and not (folder / contents.config).is_file():
+        way_out = "Add it to a checkpoint by --lora" if other is ADAPTER else "Name it by --model"
+        told = f"{folder} is a {other.what}, not a {contents.what}. {way_out}."
+        return DamagedCheckpointError(told, model=reference.model, problems=problems)
     lines = [f"{folder} is not a whole {contents.what}:", *_listed(problems)]
     lines.append("Nothing says which repository it came from: copy these files there again from your source.")
     return DamagedCheckpointError("\n".join(lines), model=reference.model, problems=problems)

@@ -34,6 +34,7 @@ from promptgen.models_cache.placement import DirectPlacement
 from .adapters import save_adapter
 from .checkpoints import REFERENCE, copy_reference
 from .command_line import Promptgen
+from .helpers_dev import ROOT
 from .hub_server import running_hub
 
 PICTURE = REFERENCE / "images" / "03.png"
@@ -397,3 +398,16 @@ def test_a_folder_run_does_again_what_another_adapter_has_done(
     status, _, err = promptgen(*devices, "--lora", adapters[0])
     assert status == 0, err
     assert (tmp_path / "a.txt").read_text() == adapted
+
+
+def test_an_adapter_is_no_checkpoint_and_a_checkpoint_no_adapter(
+    adapters: list[str], promptgen: Promptgen
+) -> None:
+    """Where one is given in place of the other, the error says where it belongs."""
+    picture = ROOT / "examples" / "one-ring.png"
+    done = promptgen("caption", picture, "--model", adapters[0])
+    assert done.status == 1
+    assert "is a LoRA adapter, not a checkpoint. Add it to a checkpoint by --lora" in done.stderr
+    done = promptgen("caption", picture, "--model", "demo", "--lora", REFERENCE)
+    assert done.status == 1
+    assert "is a checkpoint, not a LoRA adapter. Name it by --model" in done.stderr

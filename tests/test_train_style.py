@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from promptgen.training.config_files import read_config
 from promptgen.training.demo.scenes import EXAMPLE_SEEDS, Scene, draw_scene, drawn_scene
 from promptgen.training.metrics import read_metrics
 
 from .command_line import Ended, Promptgen
+from .helpers_dev import ROOT
 from .training_runs import write_settings
 
 SCENES = 200
@@ -130,3 +133,29 @@ def test_the_demo_model_takes_a_new_style_over(
 
     name, text = next(iter(after.items()))
     assert succeed(promptgen("caption", pictures / name, "--model", final, *asked)).stdout == f"{text}\n"
+
+
+def test_help_shows_a_configuration_as_it_is_written(
+    tmp_path: Path, promptgen: Promptgen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text = succeed(promptgen("train", "--help")).stdout
+    assert "'promptgen-tagger[train]'" in text
+    shown = [line for line in text.splitlines() if re.match(r" +(model_name|dataset_config): ", line)]
+    written = tmp_path / "shown.yaml"
+    written.write_text("\n".join(line.strip() for line in shown), encoding="utf-8")
+    config = read_config(written)
+    assert [source.path for source in config.data.sources] == [Path("my-pictures")]
+
+
+def test_all_keys_are_printed_with_their_defaults(tmp_path: Path, promptgen: Promptgen) -> None:
+    text = succeed(promptgen("train", "--keys")).stdout
+    keys = yaml.safe_load(text)
+    assert {"model_name", "dataset_config", "lora", "eval_split", "save_total_limit"} <= keys.keys()
+    (tmp_path / "all.yaml").write_text(text, encoding="utf-8")
+    assert read_config(tmp_path / "all.yaml").run.epochs == keys["epochs"]
+
+
+def test_the_example_of_the_readme_is_a_configuration() -> None:
+    config = read_config(ROOT / "training" / "configs" / "style.yaml")
+    assert (config.run.folder, config.checkpoint.model_name) == (Path("checkpoints/style"), "demo")
