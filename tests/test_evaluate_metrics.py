@@ -210,7 +210,9 @@ def test_mixed_answers_are_prose_and_tags() -> None:
     assert found["recall"] == pytest.approx(100 * 7 / 8)
     assert found["precision"] == 100
     assert found["exact"] == 50
-    assert {"BLEU", "ROUGE-L", "CIDEr-D"} <= set(found)
+    # the prose is the same, though the texts are not
+    assert (found["BLEU"], found["ROUGE-L"]) == (pytest.approx(100), pytest.approx(100))
+    assert "CIDEr-D" in found
 
 
 def test_analyses_are_compared_by_field() -> None:

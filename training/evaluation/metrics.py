@@ -138,8 +138,8 @@ def length_of(result: Result) -> int:
 
 
 def _prose(cases: Sequence[Case]) -> Scores:
-    answers = [case.answer.text for case in cases]
-    truths = [[truth.text for truth in case.truths] for case in cases]
+    answers = [_prose_of(case.answer) for case in cases]
+    truths = [[_prose_of(truth) for truth in case.truths] for case in cases]
     words = [words_of(answer) for answer in answers]
     true_words = [[words_of(truth) for truth in of_case] for of_case in truths]
     cider = 100 * _mean(cider_d(words, true_words)) if len(cases) > 1 else None
@@ -150,6 +150,11 @@ def _prose(cases: Sequence[Case]) -> Scores:
         "ROUGE-L": 100 * texts.rouge_l(answers, truths),
         meteor: 100 * texts.meteor(answers, truths),
     }
+
+
+def _prose_of(result: Result) -> str:
+    """Of a mixed answer the prose alone: its tags are measured as tags."""
+    return result.prose if isinstance(result, Mixed) else result.text
 
 
 def _sets(sets: Sets) -> Scores:

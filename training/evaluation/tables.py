@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...captioning.instructions import Instruction
+from ...captioning.instructions import AnswerKind, Instruction
 from .evaluation import Evaluation
 from .losses import mean_loss
 from .metrics import LOSS, METRICS, Scores, length_of
@@ -72,7 +72,10 @@ def _about(evaluation: Evaluation, instruction: Instruction) -> str:
     truths = _truths(evaluation, instruction)
     length = sum(map(length_of, truths)) / len(truths)
     asked = sum(question.instruction == instruction for question in evaluation.questions)
-    return f"{asked:,} answers; the true ones have a length of {length:.1f} on average"
+    parts = ""
+    if instruction.answer is AnswerKind.MIXED:
+        parts = "; n-grams are those of the prose, precision and recall those of the tags"
+    return f"{asked:,} answers; the true ones have a length of {length:.1f} on average{parts}"
 
 
 def _truths(evaluation: Evaluation, instruction: Instruction) -> list[Any]:
