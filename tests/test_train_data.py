@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from promptgen.training.data import DataSource, Layout
 from promptgen.training.data.layouts import layout_of
 from promptgen.training.errors import DataError
 
 from .command_line import Promptgen
-from .training_data import drawn_as, kinds, load, save_drawn, told, write_text
+from .training_data import drawn, drawn_as, kinds, load, save_drawn, told, write_text
 
 # Folders called as instructions
 
@@ -273,3 +275,32 @@ def test_the_layout_that_is_named_is_taken(tmp_path: Path) -> None:
     assert layout_of(DataSource(path=tmp_path)) is Layout.TASKS
     examples, _ = load(tmp_path, layout=Layout.SIDECAR, instruction="CAPTION")
     assert ("a.png", "CAPTION", "beside") in told(examples)
+
+
+def test_unusual_images_names_and_texts_are_read(tmp_path: Path) -> None:
+    """Turned by EXIF, CMYK, 16 bits, animated, linked; upper case, spaces, other scripts; BOM and CRLF."""
+    root, picture = tmp_path / "my b\u00ebst pictures", drawn(1)
+    root.mkdir()
+    turned = Image.Exif()
+    turned[0x112] = 6
+    picture.save(root / "UPPER.JPG")
+    picture.save(root / "turned by a phone.jpg", exif=turned)
+    picture.convert("CMYK").save(root / "cmyk.jpg")
+    Image.new("I;16", picture.size, 40_000).save(root / "deep.png")
+    picture.save(root / "moving.gif", save_all=True, append_images=[drawn(2)])
+    picture.save(root / "\u5199\u771f.webp", save_all=True, append_images=[drawn(2)])
+    picture.save(tmp_path / "elsewhere.png")
+    if os.name != "nt":
+        (root / "linked.png").symlink_to(tmp_path / "elsewhere.png")
+        (root / "round").symlink_to(root, target_is_directory=True)
+    for path in list(root.glob("*.*")):
+        ending = ".TXT" if path.suffix.isupper() else ".txt"
+        path.with_suffix(ending).write_bytes(b"\xef\xbb\xbfa  drawing\r\nof a square\r\n")
+    examples, problems = load(root, instruction="CAPTION")
+    assert problems == []
+    assert {example.target for example in examples} == {"a drawing\nof a square"}
+    sizes = {example.image.name: example.image.open().size for example in examples}
+    assert len(sizes) == (7 if os.name != "nt" else 6)
+    assert sizes.pop("turned by a phone.jpg") == picture.size[::-1]
+    assert set(sizes.values()) == {picture.size}
+    assert {example.image.open().mode for example in examples} == {"RGB"}
