@@ -157,6 +157,8 @@ class Checkpoints:
 
     def _failed(self, target: Path, error: Exception) -> str:
         reason = (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0]
+        if "unexpected pos" in reason:  # torch's words for that
+            reason = "the disk is full"
         found = find_checkpoints(self.folder)
         kept = f"The last one that is whole is {found[max(found)]}" if found else "There is none before it"
         return (

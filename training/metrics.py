@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,19 +33,31 @@ class MetricsFile:
     def __init__(self, path: Path, step: int) -> None:
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= step] if step else []
         write_text(path, "".join(f"{line}\n" for line in kept))
+        self._path = path
         self._file = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed by close()
 
     def add(self, entry: Entry) -> None:
-        """Write it at once, so that whoever watches the file sees it."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        """Write it at once, so that whoever watches the file sees it.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(
+                f"{self._path} could not be written: {error.strerror or error}. Make room, and go on with "
+                "--resume."
+            ) from error
 
     def sync(self) -> None:
         """Have all of it on the disk, before a checkpoint relies on it."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written was told of then
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
