@@ -227,7 +227,9 @@ class Captioner:
         return entry_of(self.model)
 
     def _warn_if_unknown(self, instruction: Instruction, entry: CheckpointEntry | None) -> None:
-        if entry is None or instruction.name in entry.instructions or instruction.name in self._warned:
+        if entry is None or not entry.instructions or instruction.name in entry.instructions:
+            return
+        if instruction.name in self._warned:
             return
         self._warned.add(instruction.name)
         logger.warning(

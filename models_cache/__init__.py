@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .memory import return_memory
     from .placement import DirectPlacement, Placement
     from .processors import image_processor
+    from .trained import write_trained_entry
 
 _LAZY = {
     "adapter_digest": "adapters",
@@ -75,6 +76,7 @@ _LAZY = {
     "DirectPlacement": "placement",
     "Placement": "placement",
     "image_processor": "processors",
+    "write_trained_entry": "trained",
 }
 
 __all__ = [
@@ -119,6 +121,7 @@ __all__ = [
     "unregister_folder",
     "user_catalogue_path",
     "verify_checkpoint",
+    "write_trained_entry",
 ]
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -47,7 +47,8 @@ class CatalogueError(ValueError):
 class CheckpointEntry:
     """One known checkpoint.
 
-    ``instructions`` are those it was trained for, spelled as the model cards spell them, without brackets.
+    ``instructions`` are those it was trained for, spelled as the model cards spell them, without brackets;
+    none if nobody knows.
     ``prompts`` holds literal prompts that replace an instruction's usual one for this checkpoint.
     ``parameters`` counts the tied embedding once, and is rounded. ``aliases`` are other packs' names for it.
     """
@@ -212,20 +213,38 @@ def _user_entries() -> tuple[CheckpointEntry, ...]:
 
 @lru_cache(maxsize=4)  # time and size are part of the key, so that an edit is seen
 def _read_user_entries(path: Path, mtime_ns: int, size: int) -> tuple[CheckpointEntry, ...]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise CatalogueError(
-            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON, {error.msg}."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CatalogueError(f"{path} cannot be read: {error}. It must be JSON in UTF-8.") from error
+    raw = _read_json(path)
     if not isinstance(raw, dict):
         raise CatalogueError(
             f'{path}: expected an object of the form {{"NAME": {{"hub_id": "ORG/NAME", ...}}}}, '
             f"found {_kind(raw)}."
         )
     return tuple(_read_entry(path, name, value) for name, value in raw.items())
+
+
+def read_entry(path: Path) -> CheckpointEntry:
+    """The entry of the one checkpoint in whose folder ``path`` is, called as the folder.
+
+    Raises:
+        CatalogueError: the file cannot be understood.
+    """
+    raw = _read_json(path)
+    if not isinstance(raw, dict):
+        raise CatalogueError(f'{path}: expected an object with "prompts", found {_kind(raw)}.')
+    folder = path.parent.resolve()
+    # a stand-in for the name, since a folder may be called what no entry of the table may
+    return replace(_read_entry(path, "here", {**raw, "folder": "."}), name=folder.name, folder=folder)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise CatalogueError(
+            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON, {error.msg}."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogueError(f"{path} cannot be read: {error}. It must be JSON in UTF-8.") from error
 
 
 _KNOWN_KEYS = ("hub_id", "folder", "parameters", "licence", "instructions", "prompts", "family", "note")

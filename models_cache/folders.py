@@ -14,6 +14,7 @@ from .catalogue import HUB_ID, CheckpointEntry, catalogue, find_entry
 from .checks import CHECKPOINT, Contents
 from .errors import ModelNotFoundError
 from .records import STATE_FOLDER, read_record, snapshot_hub_id
+from .trained import trained_entry
 
 _lock = threading.Lock()
 _registered: dict[Path, bool] = {}  # folder -> whether downloads may go there; in the order of registration
@@ -193,9 +194,13 @@ def _of_entry(text: str, entry: CheckpointEntry) -> Reference:
 
 
 def _of_folder(text: str, folder: Path) -> Reference:
-    """A folder, and the Hub id it came from where its record, its place or its name tells."""
+    """A folder, and the Hub id it came from where its record, its place or its name tells; one that was
+    trained here tells of itself."""
     record = read_record(folder)
     hub_id = record.hub_id if record is not None else snapshot_hub_id(folder)
+    entry = None if hub_id else trained_entry(folder)
+    if entry is not None:
+        return Reference(text, (folder.name,), None, entry, folder)
     entry = find_entry(hub_id or folder.name)
     if hub_id is None and entry is not None:
         hub_id = entry.hub_id

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelerate.utils import DistributedType
 
+from ..models_cache import entry_of, write_trained_entry
 from .card import DataFacts, write_card
 from .folder import CONFIG, SPLIT
 from .metrics import METRICS, read_metrics
-from .saving import save_model
+from .saving import CONVERTED, MERGED, save_model
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,6 +29,7 @@ class ModelWriter:
     Args:
         prepared: ``model`` as ``accelerator`` prepared it.
         data: for the model card.
+        prompts: literal prompts by instruction that replace the usual ones.
     """
 
     def __init__(
@@ -36,12 +39,14 @@ class ModelWriter:
         model: TrainableModel,
         config: TrainConfig,
         data: DataFacts,
+        prompts: Mapping[str, str],
     ) -> None:
         self._accelerator = accelerator
         self._prepared = prepared
         self._model = model
         self._config = config
         self._data = data
+        self._prompts = prompts
 
     def __call__(self, folder: Path) -> None:
         """Model, model card, configuration, split and metrics.
@@ -57,6 +62,15 @@ class ModelWriter:
         for name in (CONFIG, SPLIT, METRICS):
             shutil.copyfile(run / name, folder / name)
         write_card(folder, self._config, self._data, read_metrics(run / METRICS), self._model.folder)
+        for place in (folder, folder / CONVERTED, folder / MERGED, folder / MERGED / CONVERTED):
+            if (place / "config.json").is_file():  # a whole checkpoint: it is to be asked as it was trained
+                write_trained_entry(place, self._instructions(), self._prompts)
+
+    def _instructions(self) -> tuple[str, ...]:
+        """What the checkpoint knows now; none if nobody knows what it knew before."""
+        entry = entry_of(self._config.checkpoint.model_name)
+        known = () if entry is None else entry.instructions
+        return tuple(dict.fromkeys([*known, *self._data.examples])) if known else ()
 
     def write_model(self, folder: Path) -> None:
         """The model alone."""

@@ -94,7 +94,7 @@ def assemble(run: PreparedRun) -> tuple[Loop, RunWatcher]:
     model, prepared_optimizer = accelerator.prepare(run.model, optimizer)
     set_seed(config.run.seed, device_specific=True)  # of dropout, another in each process
     facts = DataFacts.of(run.data.train, run.data.evaluation, run.prompts)
-    writer = ModelWriter(accelerator, model, run.model, config, facts)
+    writer = ModelWriter(accelerator, model, run.model, config, facts, run.prompts)
 
     def save_model(folder: Path) -> None:
         with weights_for_use(optimizer):
