@@ -166,7 +166,8 @@ def _curves(curves: Mapping[str, Sequence[Curve]]) -> Iterator[str]:
 
 def _sample(evaluation: Evaluation, sample: Iterator[Shown], size: int) -> Iterator[str]:
     yield "<section>\n<h2>Answers side by side</h2>\n"
-    yield f"<p>{size:,} of {_count(len(evaluation.questions), 'question')}, chosen by chance. "
+    asked = len(evaluation.questions)
+    yield f"<p>{size:,} of {_count(asked, 'question')}, chosen by chance. " if size < asked else "<p>"
     yield "<mark>Marked</mark> is what the ground truth does not say; "
     yield '<span class="true">in the ground truth, <mark>what no checkpoint says</mark></span>.</p>\n'
     instruction = None
