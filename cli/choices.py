@@ -58,3 +58,19 @@ class Dtype(str, Enum):
     FP16 = "fp16"
     BF16 = "bf16"
     INT8 = "int8"
+
+
+class CheckpointFormat(str, Enum):
+    """The published forms of a checkpoint."""
+
+    ORIGINAL = "original"
+    CONVERTED = "converted"
+
+
+class SavedDtype(str, Enum):
+    """What weights are saved as."""
+
+    CHECKPOINT = "checkpoint"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"

@@ -1,4 +1,4 @@
-"""``promptgen models``: which checkpoints there are, where they lie, and fetching them."""
+"""``promptgen models``: which checkpoints there are, where they lie, fetching and exporting them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from .choices import ListFormat
 from .completion import complete_model
+from .export import export_model
 from .help_text import fold
 from .reporting import FAILED, configure_logging, describe, reported_errors, say_error
 from .streams import is_terminal
@@ -18,7 +19,7 @@ from .tables import print_table
 
 models_app = typer.Typer(
     name="models",
-    help="List, download and check checkpoints.",
+    help="List, download, check and export checkpoints.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -145,6 +146,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "download": download_models,
     "verify": verify_models,
     "where": where_are_models,
+    "export": export_model,
 }
 for _name, _command in _COMMANDS.items():
     models_app.command(_name, help=fold(_command.__doc__))(_command)

@@ -1,4 +1,4 @@
-"""A whole checkpoint from one and adapters for it, whoever trained them."""
+"""A whole checkpoint from one and adapters for it, whoever trained them; or the same in another format."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..florence2 import Florence2Model
 from ..florence2.loading import TIED
+from ..models_cache import entry_of, write_trained_entry
+from .atomic import atomic_folder
 from .config import SaveOptions
 from .errors import TrainingError
 from .saving import save_checkpoint
@@ -28,7 +30,9 @@ def merge_adapters(
         TrainingError: an adapter makes several matrices of the tied one.
         OSError: it cannot be written.
     """
-    model = Florence2Model.load(base, device="cpu", dtype="fp32").with_adapters(adapters)
+    model = Florence2Model.load(base, device="cpu", dtype="fp32")
+    if adapters:
+        model = model.with_adapters(adapters)
     state = model.network.state_dict()
     if any(state[name].data_ptr() != state[TIED[0]].data_ptr() for name in TIED):
         raise TrainingError(
@@ -36,3 +40,23 @@ def merge_adapters(
             "several. Use it as an adapter."
         )
     save_checkpoint(model, folder, options or SaveOptions(), state)
+
+
+def export_checkpoint(
+    model: str, base: Path, adapters: Sequence[tuple[Path, float]], folder: Path, options: SaveOptions
+) -> None:
+    """:func:`merge_adapters` into a new folder, which is there whole or not at all, and says how it is asked.
+
+    Args:
+        model: what ``base`` is called, so that it is known what it was trained on.
+
+    Raises:
+        FileExistsError: there is something at ``folder``.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already.")
+    entry = entry_of(model)
+    with atomic_folder(folder) as unfinished:
+        merge_adapters(base, adapters, unfinished, options)
+        if entry is not None:
+            write_trained_entry(unfinished, entry.instructions, entry.prompts)
