@@ -21,6 +21,7 @@ from promptgen.florence2 import AdapterError, GenerationOptions
 from promptgen.models_cache import (
     DownloadError,
     ModelManager,
+    ModelFilesError,
     ModelNotFoundError,
     ensure_adapter,
     find_adapter,
@@ -228,8 +229,12 @@ def test_an_adapter_is_found_by_what_its_folder_is_called(
     shutil.copytree(adapters[0], tmp_path / "loras" / "beside")
     register_adapter_folder(tmp_path / "loras")
     assert find_adapter("beside") == tmp_path / "loras" / "beside"
-    with pytest.raises(Exception, match=r"is not a whole LoRA adapter(.|\n)*adapter_config\.json"):
+    with pytest.raises(ModelFilesError, match=r"is a checkpoint, not a LoRA adapter\. Name it by --model"):
         ensure_adapter(tmp_path / "models" / "checkpoint")
+    (tmp_path / "models" / "half").mkdir()
+    (tmp_path / "models" / "half" / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelFilesError, match=r"is not a whole LoRA adapter(.|\n)*adapter_config\.json"):
+        ensure_adapter(tmp_path / "models" / "half")
 
 
 def test_an_adapter_is_found_without_a_look_at_all_others(

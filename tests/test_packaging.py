@@ -65,10 +65,15 @@ def page_files() -> set[str]:
     return {f"serving/page/{path.name}" for path in (ROOT / "serving" / "page").iterdir()}
 
 
+def configurations() -> set[str]:
+    """The trainer's: the reference of all keys, and those to begin with."""
+    return {f"training/configs/{path.name}" for path in (ROOT / "training" / "configs").iterdir()}
+
+
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = {f"promptgen/{name}" for name in package_files() | demo_files() | page_files() | {"py.typed"}}
-    assert names == expected
+    files = package_files() | demo_files() | page_files() | configurations() | {"py.typed"}
+    assert names == {f"promptgen/{name}" for name in files}
 
 
 def test_demo_model_is_in_the_wheel_and_small(wheel: zipfile.ZipFile) -> None:
