@@ -20,8 +20,8 @@ from promptgen.captioning.runs.settings import settings_digest
 from promptgen.florence2 import AdapterError, GenerationOptions
 from promptgen.models_cache import (
     DownloadError,
-    ModelManager,
     ModelFilesError,
+    ModelManager,
     ModelNotFoundError,
     ensure_adapter,
     find_adapter,
