@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..captioning.syncing import sync_folder
+
 UNFINISHED = ".unfinished-"
 """Before the name of what is being written or taken away. Never read; :func:`remove_unfinished` clears it."""
 
@@ -46,9 +48,9 @@ def finish_folder(unfinished: Path, folder: Path) -> None:
     for directory, _, names in os.walk(unfinished):
         for name in names:
             _sync(Path(directory, name))
-        _sync_folder(Path(directory))
+        sync_folder(Path(directory))
     unfinished.rename(folder)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def remove_folder(folder: Path) -> None:
@@ -75,19 +77,9 @@ def write_text(path: Path, text: str) -> None:
     unfinished.write_text(text, encoding="utf-8", newline="\n")
     _sync(unfinished)
     unfinished.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _sync(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # which knows no such thing
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

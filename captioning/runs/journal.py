@@ -18,6 +18,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ..syncing import sync_folder
 from .records import Item, Record
 
 __all__ = ["Journal", "JournalError", "Known", "journal_files"]
@@ -301,7 +302,7 @@ def _open(path: Path) -> sqlite3.Connection:
         _lock(connection)
         _make_or_check_tables(connection)
         if fresh:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         return connection
     except BaseException as error:
         if connection is not None:
@@ -371,17 +372,6 @@ def _failure(path: Path, error: Exception) -> str:
         f"the journal {name} cannot be used ({said}). Is the folder there, and may it be written? A journal "
         "can lie elsewhere: --journal FILE."
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names of new files in ``folder`` survive a power cut, where the system has a way to."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _row_of(record: Record) -> tuple[object, ...]:

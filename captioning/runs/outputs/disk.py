@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
+from ...syncing import sync_folder
 from ..stores.paths import Place
 from .base import OutputError
 
@@ -100,14 +101,14 @@ class Disk:
     def changed(self, folder: Path) -> None:
         """A name in ``folder`` is new or gone: to be synced now or with the group."""
         if self.fsync is Fsync.ALWAYS:
-            _sync_folder(folder)
+            sync_folder(folder)
         elif self.fsync is Fsync.GROUP:
             self._folders.add(folder)
 
     def sync_folders(self) -> None:
         """The names that have changed are on the disk."""
         while self._folders:
-            _sync_folder(self._folders.pop())
+            sync_folder(self._folders.pop())
 
 
 def place_for(path: Path) -> Path:
@@ -166,19 +167,3 @@ def _replace(temporary: Path, path: Path) -> None:
             if os.name != "nt" or pause == _REPLACE_TRIES - 1:
                 raise
             time.sleep(0.05 * 2**pause)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # which has no way to, and journals names by itself
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:  # removed since by its owner, and the names in it with it
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network shares cannot
-            raise
-    finally:
-        os.close(descriptor)
