@@ -11,6 +11,7 @@ from .answer_flags import strength_of
 from .choices import CheckpointFormat, SavedDtype
 from .completion import complete_model
 from .reporting import UsageError, configure_logging, reported_errors, say
+from .verbosity import Verbose
 
 
 def export_model(
@@ -43,12 +44,7 @@ def export_model(
     ] = SavedDtype.CHECKPOINT,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")] = False,
-    verbose: Annotated[
-        int,
-        typer.Option(
-            "--verbose", "-v", count=True, show_default=False, help="Log what is done; -vv logs more."
-        ),
-    ] = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Write a checkpoint into a new folder: with LoRA adapters merged, or in the other published format.
 

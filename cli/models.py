@@ -16,6 +16,7 @@ from .help_text import fold
 from .reporting import FAILED, configure_logging, describe, reported_errors, say_error
 from .streams import is_terminal
 from .tables import print_table
+from .verbosity import Verbose
 
 models_app = typer.Typer(
     name="models",
@@ -33,15 +34,11 @@ _Names = Annotated[
         show_default=False,
     ),
 ]
-_Verbose = Annotated[
-    int,
-    typer.Option("--verbose", "-v", count=True, show_default=False, help="Log what is done; -vv logs more."),
-]
 
 
 def list_models(
     format: Annotated[ListFormat, typer.Option(help="Form of the list.")] = ListFormat.TEXT,
-    verbose: _Verbose = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """List the known checkpoints: size, licence, where they lie.
 
@@ -80,7 +77,7 @@ def download_models(
         bool, typer.Option("--lora", help="They are LoRA adapters, of which only two files are needed.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    verbose: _Verbose = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Download checkpoints or LoRA adapters, or mend what is half there, and print their folders.
 
@@ -99,7 +96,7 @@ def download_models(
 def verify_models(
     names: _Names,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    verbose: _Verbose = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Read every file of a checkpoint and compare it with what was downloaded, or with the Hub.
 
@@ -121,7 +118,7 @@ def verify_models(
         _for_each(names, verify, verbose)
 
 
-def where_are_models(names: _Names, verbose: _Verbose = 0) -> None:
+def where_are_models(names: _Names, verbose: Verbose = 0) -> None:
     """Print the folder of each checkpoint; exit status 1 if one is not on this computer."""
     configure_logging(verbose)
     with reported_errors(verbose):

@@ -18,6 +18,7 @@ from .help_text import fold
 from .question_flags import QuestionFlags
 from .remote_flags import AskedServerFlags, ServerFlags, options_to_send
 from .reporting import configure_logging, reported_errors
+from .verbosity import Verbose
 
 if TYPE_CHECKING:
     from ..captioning import CaptionOptions
@@ -31,11 +32,6 @@ remote_app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_Verbose = Annotated[
-    int,
-    typer.Option("--verbose", "-v", count=True, show_default=False, help="Log what is done; -vv logs more."),
-]
 
 
 @expand_flags
@@ -97,7 +93,7 @@ def folder(
 
 
 @expand_flags
-def prompts(*, server: ServerFlags, verbose: _Verbose = 0) -> None:
+def prompts(*, server: ServerFlags, verbose: Verbose = 0) -> None:
     """List what the server's first model can be asked without a text or a region."""
     configure_logging(verbose)
     with reported_errors(verbose), server.remote() as remote:
@@ -112,7 +108,7 @@ def model(
     every: Annotated[
         bool, typer.Option("--all", help="All models of the server, the default first.")
     ] = False,
-    verbose: _Verbose = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Say which model the server has."""
     configure_logging(verbose)

@@ -13,6 +13,7 @@ import typer
 
 from .reporting import STOPPED, UsageError, configure_logging, reported_errors, say
 from .stopping import stop_on_signals
+from .verbosity import Verbose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,12 +74,7 @@ def train(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no closing lines; errors stay.")
     ] = False,
-    verbose: Annotated[
-        int,
-        typer.Option(
-            "--verbose", "-v", count=True, show_default=False, help="Log what is done; -vv logs more."
-        ),
-    ] = 0,
+    verbose: Verbose = 0,
 ) -> None:
     """Fine-tune a Florence-2 checkpoint on your own images and captions, wholly or with LoRA.
 

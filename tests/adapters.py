@@ -110,3 +110,25 @@ def merged_checkpoint(folder: Path, model: Any) -> Path:
 def parameters(model: Florence2Model) -> State:
     """All parameters by all of their names."""
     return dict(model.network.named_parameters(remove_duplicate=False))
+
+
+def seen_and_said(
+    theirs: Any, ours: Florence2Model, pixel_values: torch.Tensor, config: Any
+) -> tuple[Any, Any]:
+    """What transformers' own class with peft's adapter makes of a picture ``[1, 3, H, W]``: its features, and
+    the tokens of its answer to one prompt.
+
+    Args:
+        ours: tokenizes the prompt.
+        config: of the checkpoint as it was written.
+    """
+    prompt = ours.text.encode("What does the image describe?")
+    ids = torch.tensor([[config.text.vocab_size] * config.num_image_tokens + prompt])
+    with torch.inference_mode():
+        output = theirs.base_model.model.get_image_features(pixel_values)
+        row = theirs.generate(
+            input_ids=ids, pixel_values=pixel_values, attention_mask=torch.ones_like(ids), num_beams=3,
+            max_new_tokens=24, do_sample=False, no_repeat_ngram_size=3, forced_bos_token_id=0,
+            forced_eos_token_id=2,
+        )  # fmt: skip
+    return getattr(output, "pooler_output", output), row[0].tolist()

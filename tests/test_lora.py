@@ -21,7 +21,7 @@ from promptgen.florence2.processor import has_int8
 from promptgen.florence2.products import can_pack
 from safetensors.torch import load_file, save_file
 
-from .adapters import merged_checkpoint, parameters, save_adapter, train, with_adapter
+from .adapters import merged_checkpoint, parameters, save_adapter, seen_and_said, train, with_adapter
 from .checkpoints import REFERENCE, TIED, edit_json
 
 EVERYTHING = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "qkv", "proj"]
@@ -111,22 +111,11 @@ def test_transformers_own_class_with_peft_answers_the_same(tmp_path: Path) -> No
     base = load(folder)
     ours = base.with_adapters([(tmp_path / "adapter", 1.0)])
     pixel_values = ours.preprocess([picture()])
-    with torch.inference_mode():
-        output = theirs.base_model.model.get_image_features(pixel_values)
-    reference = getattr(output, "pooler_output", output)
+    reference, said = seen_and_said(theirs, ours, pixel_values, config)
     found = ours.encode_images(pixel_values)
     torch.testing.assert_close(found, reference.reshape(found.shape), rtol=0.0, atol=1e-4)
     assert not torch.allclose(base.encode_images(pixel_values), found, atol=1e-2)
-
-    prompt = ours.text.encode("What does the image describe?")
-    ids = torch.tensor([[config.text.vocab_size] * config.num_image_tokens + prompt])
-    with torch.inference_mode():
-        row = theirs.generate(
-            input_ids=ids, pixel_values=pixel_values, attention_mask=torch.ones_like(ids), num_beams=3,
-            max_new_tokens=24, do_sample=False, no_repeat_ngram_size=3, forced_bos_token_id=0,
-            forced_eos_token_id=2,
-        )  # fmt: skip
-    assert list(answer(ours, "What does the image describe?")) == row[0].tolist()
+    assert list(answer(ours, "What does the image describe?")) == said
 
 
 def test_several_adapters_add_up_with_their_strengths(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 
-from ..models_cache import ensure_checkpoint, entry_of, find_checkpoint
+from ..models_cache import ensure_checkpoint, find_checkpoint
 from .batches import BatchReader, Preparation
 from .checkpoints import find_checkpoints, read_progress
 from .config import CheckpointOptions, TrainConfig
@@ -27,6 +27,7 @@ from .data.options import DataOptions
 from .data.prepare import PreparedData, prepare_data
 from .data.split import read_split, split_examples
 from .errors import TrainingError
+from .evaluation.predictions import prompts_for
 from .folder import check_folder
 from .identity import check_fingerprint, run_fingerprint
 from .length_groups import Lengths
@@ -116,7 +117,7 @@ def prepare_run(
         )
     _set_determinism(config.run.deterministic)
     model = _load(source, config)
-    prompts = _prompts(config)
+    prompts = prompts_for(config.checkpoint.model_name, config.data.prompts)
     data = _shared_data(accelerator, config, settings, model, prompts, say)
     batches = config.batches
     accumulation, processes = batches.gradient_accumulation_steps, accelerator.num_processes
@@ -213,11 +214,6 @@ def _load(source: Path, config: TrainConfig) -> TrainableModel:
         raise TrainingError(f"{config.checkpoint.model_name}: {error}") from error
     check_saving(model, config.saving)
     return model
-
-
-def _prompts(config: TrainConfig) -> dict[str, str]:
-    entry = entry_of(config.checkpoint.model_name)
-    return {**(entry.prompts if entry is not None else {}), **config.data.prompts}
 
 
 def _shared_data(

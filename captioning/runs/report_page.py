@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..pages.head import head
+from ..pages.settings import settings_section
 from ..pages.text import clipped, shown
 from .records import Record
 from .report_charts import bar, histogram
@@ -65,7 +66,7 @@ def page(
     yield head(title, GENERATOR, _STYLE)
     yield from _this_run(run, ended)
     yield "<main>\n"
-    yield from _settings(settings)
+    yield from settings_section(settings)
     yield from _lengths(statistics)
     yield from _tags(statistics)
     yield from _sample(statistics, pictures)
@@ -102,13 +103,6 @@ def _this_run(run: RunReport, ended: datetime) -> Iterator[str]:
     for what, value in told.items():
         yield f"<div><dt>{shown(what)}</dt><dd>{shown(value)}</dd></div>\n"
     yield "</dl>\n</header>\n"
-
-
-def _settings(settings: Mapping[str, str]) -> Iterator[str]:
-    yield '<section>\n<h2>Settings</h2>\n<div class="wide"><table><tbody>\n'
-    for what, value in settings.items():
-        yield f'<tr><th scope="row">{shown(what)}</th><td><bdi>{clipped(value, _REASON)}</bdi></td></tr>\n'
-    yield "</tbody></table></div>\n</section>\n"
 
 
 def _lengths(statistics: Statistics) -> Iterator[str]:

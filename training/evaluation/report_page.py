@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ...captioning.pages.head import head
+from ...captioning.pages.settings import settings_section
 from ...captioning.pages.text import clipped, shown
 from ...captioning.results import Mixed, Tags
 from .charts import CHART_STYLE, line_chart
@@ -101,7 +102,7 @@ def page(
     yield from _sample(evaluation, sample, size)
     yield from _tag_tables(evaluation)
     yield from _failed(evaluation)
-    yield from _settings(settings)
+    yield from settings_section(settings)
     yield "</main>\n</body>\n</html>\n"
 
 
@@ -285,13 +286,6 @@ def _failed(evaluation: Evaluation) -> Iterator[str]:
             f'<tr><th scope="row" class="name"><bdi>{clipped(name, _NAME)}</bdi></th>'
             f"<td><bdi>{clipped(reason, _REASON)}</bdi></td></tr>\n"
         )
-    yield "</tbody></table></div>\n</section>\n"
-
-
-def _settings(settings: Mapping[str, str]) -> Iterator[str]:
-    yield '<section>\n<h2>Settings</h2>\n<div class="wide"><table><tbody>\n'
-    for what, value in settings.items():
-        yield f'<tr><th scope="row">{shown(what)}</th><td><bdi>{clipped(value, _REASON)}</bdi></td></tr>\n'
     yield "</tbody></table></div>\n</section>\n"
 
 
