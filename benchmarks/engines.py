@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from ..captioning import Captioner, CaptionOptions, FeatureCache
-from ..florence2 import DTYPES, GenerationOptions
+from ..inference import DTYPES, GenerationOptions
 from ..models_cache import ModelManager
 from .case import INSTRUCTION, Case
 

@@ -44,7 +44,7 @@ def measure_waiting(case: WaitingCase, folder: Path) -> dict[str, Any]:
     from ..captioning import Captioner, CaptionOptions
     from ..captioning.runs.outputs import Column, OutputOptions
     from ..captioning.runs.run import RunOptions, run_folder
-    from ..florence2 import GenerationOptions, resolve_device, resolve_dtype
+    from ..inference import GenerationOptions, resolve_device, resolve_dtype
 
     device = resolve_device(case.device)
     dtype = resolve_dtype(case.dtype, device)

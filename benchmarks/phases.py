@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..captioning import open_image
-from ..florence2 import Florence2Model, GenerationOptions
+from ..florence2 import Florence2Model
+from ..inference import GenerationOptions
 from .case import PROMPT, Case, picture_files
 from .clock import now
 from .floors import PHASES, Load, Rates, measure_rates, work_of

@@ -19,11 +19,13 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from ..florence2 import DTYPES, Florence2Config
-from ..florence2.configuration import ImageProcessingConfig, TextConfig, VisionConfig
+from ..florence2 import Florence2Config
+from ..florence2.configuration import TextConfig, VisionConfig
 from ..florence2.loading import original_state_dict, translate
 from ..florence2.network import Florence2Network
 from ..florence2.text_processing import FLORENCE2_TOKENS
+from ..inference import DTYPES
+from ..inference.image_settings import ImageProcessingConfig
 
 # What make_config takes. Base and large are as microsoft/Florence-2-base and -large state them; tiny is for
 # trying things out.

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..florence2 import resolve_dtype
+from ..inference import resolve_dtype
 from .case import Case, picture_files
 from .clock import PeakMemory, now
 from .engines import Engine, Ours, Transformers

@@ -276,7 +276,7 @@ print(offline_rate(sys.stdin.read()))
 def offline_rate(case_text: str) -> float:
     """Each picture once, with the instructions in turn; the pictures of one instruction in one stream."""
     from ..captioning import Captioner, CaptionOptions, GenerationOptions
-    from ..florence2 import resolve_device, resolve_dtype
+    from ..inference import resolve_device, resolve_dtype
 
     case = json.loads(case_text)
     pictures = [bytes.fromhex(picture) for picture in case["pictures"]]

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    from ..florence2 import resolve_device
+    from ..inference import resolve_device
 
     device = resolve_device(options.device)
     _fill_in(options, device)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..florence2 import GeneratedSequence, GenerationOptions
+from ..inference import GeneratedSequence, GenerationOptions
 from .features import FeatureCache
 from .instructions import AnswerKind, Instruction
 from .options import CaptionOptions

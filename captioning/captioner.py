@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..florence2 import GenerationOptions
+from ..inference import GenerationOptions
 from ..models_cache import DEFAULT_MODEL
 from .answering import Answerer, Asked, Onlookers, StepCallback
 from .features import FeatureCache, shared_feature_cache

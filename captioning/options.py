@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..florence2 import GenerationOptions
+from ..inference import GenerationOptions
 from .images import DEFAULT_BACKGROUND, Background
 from .tags import TagOptions
 from .vision_options import VisionOptions

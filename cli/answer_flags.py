@@ -132,7 +132,7 @@ class AnswerFlags(QuestionFlags, DeviceFlags, _OneModel):
             ModelFilesError: the checkpoint is not.
         """
         from ..captioning import Captioner
-        from ..florence2 import resolve_device, resolve_dtype
+        from ..inference import resolve_device, resolve_dtype
 
         try:  # before a download, which a mistyped device should not start
             device = resolve_device(self.device)

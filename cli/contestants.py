@@ -71,7 +71,7 @@ def contestant(named: Named, place: PlaceFlags, *, watched: bool) -> Contestant:
         ConfigError: the configuration of the run that it is of cannot be read.
     """
     from ..captioning import Captioner
-    from ..florence2 import resolve_device, resolve_dtype
+    from ..inference import resolve_device, resolve_dtype
     from ..models_cache import ensure_adapter, ensure_checkpoint
     from ..training.evaluation.evaluation import Contestant
     from ..training.evaluation.held_out import prompts_of

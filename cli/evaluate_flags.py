@@ -16,7 +16,7 @@ from .reporting import UsageError
 from .streams import is_terminal
 
 if TYPE_CHECKING:
-    from ..florence2 import GenerationOptions
+    from ..inference import GenerationOptions
     from ..training.data.options import DataOptions
 
 DATA = "Data"
@@ -239,7 +239,7 @@ class EvaluationFlags:
         Raises:
             UsageError: a value is outside its range.
         """
-        from ..florence2 import GenerationOptions
+        from ..inference import GenerationOptions
 
         try:
             return GenerationOptions(

@@ -278,7 +278,7 @@ class QuestionFlags:
         """
         from ..captioning import CaptionOptions, TagOptions
         from ..captioning.images import DEFAULT_BACKGROUND, parse_background
-        from ..florence2 import GenerationOptions
+        from ..inference import GenerationOptions
 
         early_stopping = {"true": True, "false": False, "never": "never", None: None}[self.early_stopping]
         try:

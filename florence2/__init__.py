@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..inference.errors import AdapterError, CheckpointError
+from ..inference.options import GeneratedSequence, GenerationOptions
 from .configuration import Florence2Config, is_checkpoint
-from .devices import DTYPES, PRECISIONS, resolve_device, resolve_dtype
-from .errors import AdapterError, CheckpointError
-from .options import GeneratedSequence, GenerationOptions
 
 if TYPE_CHECKING:
-    from .image_processing import image_processor
+    from ..inference.image_processing import image_processor
     from .model import Florence2Model
 
 __all__ = [
-    "DTYPES",
-    "PRECISIONS",
     "AdapterError",
     "CheckpointError",
     "Florence2Config",
@@ -27,8 +24,6 @@ __all__ = [
     "GenerationOptions",
     "image_processor",
     "is_checkpoint",
-    "resolve_device",
-    "resolve_dtype",
 ]
 
 
@@ -38,7 +33,7 @@ def __getattr__(name: str) -> Any:
 
         return Florence2Model
     if name == "image_processor":
-        from .image_processing import image_processor
+        from ..inference.image_processing import image_processor
 
         return image_processor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

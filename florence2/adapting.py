@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import AdapterError
+from ..inference.errors import AdapterError
 from .layout import is_quantised
 from .loading import TIED, read_parameters
 from .lora import Change, apply_changes

@@ -6,42 +6,15 @@ Plain data: reading a configuration loads neither torch nor transformers.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError
-
-logger = logging.getLogger(__name__)
-
-# Names of the settings that steer generation, as transformers spells them. Older checkpoints keep them in
-# `text_config`, newer ones in `generation_config.json`; the latter wins where both speak.
-GENERATION_SETTINGS = frozenset(
-    {
-        "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id", "do_sample",
-        "early_stopping", "eos_token_id", "epsilon_cutoff", "eta_cutoff",
-        "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id", "length_penalty",
-        "max_length", "max_new_tokens", "min_length", "min_new_tokens", "min_p", "no_repeat_ngram_size",
-        "num_beams", "pad_token_id", "remove_invalid_values", "renormalize_logits", "repetition_penalty",
-        "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
-    }
-)  # fmt: skip
-
-# transformers 4's `save_pretrained` writes its default of every setting into `text_config`, so most
-# fine-tunes hold this number. Nobody chose it, and it would end every answer after 19 tokens.
-_UNSET_MAX_LENGTH = 20
-
-# Settings of transformers that are not honoured, with the value that means "none". A file that asks for one
-# is warned of.
-_UNHONOURED_SETTINGS: dict[str, Any] = {
-    "constraints": None, "diversity_penalty": 0.0, "dola_layers": None, "encoder_no_repeat_ngram_size": 0,
-    "encoder_repetition_penalty": 1.0,
-    "force_words_ids": None, "guidance_scale": 1.0, "max_time": None, "num_beam_groups": 1,
-    "num_return_sequences": 1, "penalty_alpha": None, "sequence_bias": None, "stop_strings": None,
-    "watermarking_config": None,
-}  # fmt: skip
+from ..inference.errors import CheckpointError
+from ..inference.generation_settings import generation_settings
+from ..inference.image_settings import ImageProcessingConfig, image_settings
+from ..inference.json_files import read_json
 
 IMAGE_FEATURE_SOURCES = ("spatial_avg_pool", "temporal_avg_pool", "last_frame")
 
@@ -97,21 +70,6 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
-class ImageProcessingConfig:
-    """How a picture becomes ``pixel_values``: resize, scale, normalise."""
-
-    height: int  # the checkpoint's: there is no size that holds for all of them
-    width: int
-    resample: int = 3  # Pillow's number; 3 is bicubic
-    rescale_factor: float = 1 / 255
-    image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    do_resize: bool = True
-    do_rescale: bool = True
-    do_normalize: bool = True
-
-
-@dataclass(frozen=True)
 class Florence2Config:
     """A whole checkpoint: network, picture processing, generation settings."""
 
@@ -151,8 +109,8 @@ class Florence2Config:
             config = cls(
                 vision=_vision_config(vision),
                 text=_text_config(text),
-                image=_image_config(folder),
-                generation=_generation_settings(text, folder / "generation_config.json"),
+                image=image_settings(folder),
+                generation=generation_settings(text, folder / "generation_config.json"),
             )
         except KeyError as error:
             raise CheckpointError(
@@ -202,24 +160,6 @@ def is_checkpoint(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(raw, dict) and raw.get("model_type") == "florence2"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``.
-
-    Raises:
-        CheckpointError: the file is missing, unreadable or holds something else.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            raw = json.load(file)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; a checkpoint folder needs it.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} holds a {type(raw).__name__}, not a JSON object.")
-    return raw
 
 
 def _vision_config(raw: Mapping[str, Any]) -> VisionConfig:
@@ -289,47 +229,3 @@ _TEXT_CONFIG_REQUIRED = (
     "vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads",
     "decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim",
 )  # fmt: skip
-
-
-def _image_config(folder: Path) -> ImageProcessingConfig:
-    raw: Mapping[str, Any] | None = None
-    if (folder / "processor_config.json").exists():  # transformers 5 nests it there
-        raw = read_json(folder / "processor_config.json").get("image_processor")
-    if raw is None:
-        raw = read_json(folder / "preprocessor_config.json")
-    if raw.get("do_center_crop"):
-        raise CheckpointError(f"{folder}: do_center_crop is on; Florence-2 resizes the whole picture.")
-    known = {
-        name: raw[name]
-        for name in ("resample", "rescale_factor", "do_resize", "do_rescale", "do_normalize")
-        if raw.get(name) is not None
-    }
-    size = raw.get("size")
-    if isinstance(size, int):
-        size = {"height": size, "width": size}
-    if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
-        raise CheckpointError(
-            f"{folder}: the picture settings state no size of height and width, but {size!r}."
-        )
-    known |= {"height": size["height"], "width": size["width"]}
-    for name in ("image_mean", "image_std"):
-        if raw.get(name) is not None:
-            known[name] = tuple(raw[name])
-    return ImageProcessingConfig(**known)
-
-
-def _generation_settings(text: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    stated = dict(text)
-    if stated.get("max_length") == _UNSET_MAX_LENGTH:
-        del stated["max_length"]
-    if path.exists():
-        stated |= read_json(path)
-    for name, neutral in _UNHONOURED_SETTINGS.items():
-        if stated.get(name) not in (None, neutral):
-            logger.warning(
-                "%s asks for %s %r, which is not supported; it has no effect.",
-                path.parent,
-                name,
-                stated[name],
-            )
-    return {name: stated[name] for name in GENERATION_SETTINGS if stated.get(name) is not None}

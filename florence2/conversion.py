@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..inference.errors import CheckpointError
 from .configuration import Florence2Config, TextConfig
-from .errors import CheckpointError
 from .loading import LOGITS_BIAS, TIED
 
 IMAGE_TOKEN = "<image>"

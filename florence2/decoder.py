@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BartForConditionalGeneration
 
+from ..inference.processor import has_bfloat16
 from . import graphs
 from .buckets import Buckets
 from .decoder_state import Cache, DecoderState, GrowingState, Places
-from .processor import has_bfloat16
 from .products import Int8Linear, apply, few_queries_attention
 
 

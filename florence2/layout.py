@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..inference.processor import has_bfloat16
 from .network import Florence2Network
-from .processor import has_bfloat16
 from .products import CpuLinear, EvenInt8Linear, Int8Linear, PackedLinear
 
 _AFTER_NORM = {"qkv", "fc1"}  # layers of the vision tower that follow a layer norm

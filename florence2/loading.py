@@ -17,11 +17,11 @@ import torch
 from timm.models.davit import checkpoint_filter_fn
 from torch import Tensor, nn
 
+from ..inference.errors import CheckpointError
+from ..inference.weights import Weights, open_weights
 from .configuration import Florence2Config
-from .errors import CheckpointError
 from .network import Florence2Network, sinusoid_table, tie_embeddings
 from .products import CpuLinear
-from .weights import Weights, open_weights
 
 # One matrix under four names, in the order in which we look for it.
 TIED = (

@@ -23,10 +23,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .configuration import Florence2Config, read_json
-from .errors import AdapterError, CheckpointError
+from ..inference.errors import AdapterError, CheckpointError
+from ..inference.json_files import read_json
+from ..inference.weights import read_tensors
+from .configuration import Florence2Config
 from .loading import TIED, is_transposed, translate_some
-from .weights import read_tensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

@@ -14,23 +14,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..inference.devices import DTYPES, resolve_device, resolve_dtype
+from ..inference.errors import CheckpointError
+from ..inference.generation import StepCallback, TokenSequence, Watchers, generation_config
+from ..inference.image_processing import ImageProcessor, preprocess_images
+from ..inference.options import GeneratedSequence, GenerationOptions
+from ..inference.weights import content_identity
 from .adapting import changed_parameters, parameter_shapes
 from .configuration import Florence2Config
 from .decoder import Decoder
 from .derived import DerivedNetwork
-from .devices import DTYPES, resolve_device, resolve_dtype
-from .errors import CheckpointError
-from .generation import StepCallback, TokenSequence, generate, generation_config
-from .image_processing import ImageProcessor, preprocess_images
+from .generation import generate
 from .layout import is_arranged, is_quantised, pack, quantise, unpack
 from .loading import load_network
 from .lora import check_adapter, merged_changes, read_adapter
 from .memory import encoding_bytes, generating_bytes
 from .network import Florence2Network, tie_embeddings
-from .options import GeneratedSequence, GenerationOptions
 from .products import CpuLinear, can_pack
 from .text_processing import TextProcessor
-from .weights import content_identity
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -285,9 +286,7 @@ class Florence2Model:
                 input_ids,
                 attention_mask,
                 options or GenerationOptions(),
-                on_step,
-                keep,
-                is_wanted,
+                Watchers(on_step, keep, is_wanted),
             )
         return [answers[row] for row in range(len(prompts))]
 

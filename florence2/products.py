@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .processor import has_bfloat16, has_onednn
+from ..inference.processor import has_bfloat16, has_onednn
 
 # Where oneDNN cannot be had, a product with so few rows is several times faster the other way round (measured
 # with AVX2 and AVX-512: 3 rows by 51289 x 768 take 46 ms as rows @ W.T and 12 ms as (W @ rows.T).T).

@@ -14,8 +14,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from .configuration import read_json
-from .errors import CheckpointError
+from ..inference.errors import CheckpointError
+from ..inference.json_files import read_json
 
 # What the published processor adds to BART's vocabulary, in its order and its spelling.
 FLORENCE2_TOKENS: tuple[str, ...] = (

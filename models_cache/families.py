@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from ..florence2 import GeneratedSequence, GenerationOptions
+    from ..inference import GeneratedSequence, GenerationOptions
 
 
 class ImageProcessor(Protocol):

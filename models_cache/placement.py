@@ -55,7 +55,7 @@ class DirectPlacement:
 
     def resolve(self, device: str, dtype: str) -> tuple[str, str]:
         """See :meth:`Placement.resolve`."""
-        from ..florence2 import resolve_device, resolve_dtype
+        from ..inference import resolve_device, resolve_dtype
 
         device = resolve_device(device)
         if device.startswith("cuda"):  # "cuda" and "cuda:0" are one device, and a model on it is one model

@@ -10,7 +10,7 @@ from typing import Any
 import peft
 import torch
 from promptgen.florence2 import Florence2Model
-from promptgen.florence2.weights import open_weights
+from promptgen.inference.weights import open_weights
 from safetensors.torch import save_file
 from torch import nn
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from promptgen.florence2.decoder import Decoder
-from promptgen.florence2.rules import rules_of
-from promptgen.florence2.search import Found, Onlookers, SearchSettings, search
+from promptgen.inference.rules import rules_of
+from promptgen.inference.search import Found, Onlookers, SearchSettings, search
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -102,12 +102,11 @@ def ours(
     ends = config.eos_token_id
     found = search(
         decoder,
-        states,
-        mask,
+        lambda: decoder.start(states, mask, config.num_beams or 1),
+        torch.full((states.shape[0], 1), START, device=states.device),
         SearchSettings(
             num_beams=config.num_beams or 1,
             max_new_tokens=config.max_new_tokens,
-            start_token_id=START,
             end_token_ids=(ends,) if isinstance(ends, int) else tuple(ends),
             pad_token_id=PAD,
             do_sample=bool(config.do_sample),

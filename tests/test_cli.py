@@ -20,7 +20,7 @@ from promptgen.cli import main
 from promptgen.cli.output_file import OutputFile
 from promptgen.cli.reporting import CommandError
 from promptgen.cli.writers import JsonWriter
-from promptgen.florence2.processor import has_int8
+from promptgen.inference.processor import has_int8
 
 from .command_line import Ended, Promptgen
 from .hub_server import running_hub

@@ -233,7 +233,7 @@ def test_it_tells_the_truth_about_unseen_scenes() -> None:
 
 def test_training_reads_the_scene_files_as_the_model_would_see_the_scenes(tmp_path: Path) -> None:
     from promptgen.florence2 import Florence2Config
-    from promptgen.florence2.image_processing import ImageProcessor
+    from promptgen.inference.image_processing import ImageProcessor
     from promptgen.training.data import DataSource, load_examples
     from promptgen.training.demo.__main__ import main
 

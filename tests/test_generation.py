@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from promptgen.florence2 import Florence2Model, GeneratedSequence, GenerationOptions
-from promptgen.florence2.generation import generation_config
+from promptgen.inference.generation import generation_config
 
 from .checkpoints import REFERENCE, copy_reference, edit_json, expected
 

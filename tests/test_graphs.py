@@ -19,7 +19,7 @@ from promptgen.florence2 import graphs
 from promptgen.florence2.buckets import Buckets, BucketSizes
 from promptgen.florence2.decoder import Decoder
 from promptgen.florence2.graphs import Step
-from promptgen.florence2.search import Found
+from promptgen.inference.search import Found
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

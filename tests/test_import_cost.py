@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOMS = ["captioning", "cli", "florence2", "inference", "models_cache", "paligemma", "serving", "training"]
 REFERENCE = Path(__file__).parent / "data" / "florence2-tiny-original"
 HEAVY = (
     "torch", "torchvision", "transformers", "timm", "PIL", "numpy", "safetensors", "tokenizers",
@@ -41,7 +42,7 @@ print(json.dumps([seconds, loaded, [name for name in {HEAVY} if name in sys.modu
     assert min(measured) < 0.05
 
 
-@pytest.mark.parametrize("room", ["captioning", "cli", "florence2", "models_cache", "serving", "training"])
+@pytest.mark.parametrize("room", ROOMS)
 def test_importing_a_room_loads_nothing_heavy(room: str) -> None:
     done = run_child(
         f"import sys, promptgen.{room}\nprint([name for name in {HEAVY} if name in sys.modules])"

@@ -17,8 +17,8 @@ from PIL import Image
 from promptgen.benchmarks.random_checkpoint import SIZES, make_config, random_network, write_checkpoint
 from promptgen.florence2 import AdapterError, Florence2Model, GenerationOptions
 from promptgen.florence2.layout import is_arranged, pack, unpack
-from promptgen.florence2.processor import has_int8
 from promptgen.florence2.products import can_pack
+from promptgen.inference.processor import has_int8
 from safetensors.torch import load_file, save_file
 
 from .adapters import merged_checkpoint, parameters, save_adapter, seen_and_said, train, with_adapter

@@ -94,7 +94,7 @@ def folders(tmp_path: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def _a_processor_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes are counted in fp32 here, whatever ``auto`` means on the computer at hand."""
-    monkeypatch.setattr("promptgen.florence2.processor.has_bfloat16", lambda: False)
+    monkeypatch.setattr("promptgen.inference.processor.has_bfloat16", lambda: False)
 
 
 def use(manager: ModelManager, model: str, **options: str) -> weakref.ref[Any]:

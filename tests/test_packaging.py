@@ -102,7 +102,7 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     assert metadata["Version"] == version
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert {"dev", "server", "train", "ray", "paligemma"} <= set(metadata.get_all("Provides-Extra", []))
+    assert {"dev", "server", "train", "ray", "quantization"} <= set(metadata.get_all("Provides-Extra", []))
     (scripts,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "promptgen = promptgen.cli:main" in wheel.read(scripts).decode()
 

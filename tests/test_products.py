@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 from promptgen.captioning import Captioner, FeatureCache
-from promptgen.florence2 import Florence2Model, GenerationOptions, resolve_dtype
+from promptgen.florence2 import Florence2Model, GenerationOptions
 from promptgen.florence2.layout import is_arranged, pack, unpack
 from promptgen.florence2.loading import original_state_dict
-from promptgen.florence2.processor import has_int8
 from promptgen.florence2.products import EvenInt8Linear, Int8Linear, PackedLinear, apply, can_pack
+from promptgen.inference import resolve_dtype
+from promptgen.inference.processor import has_int8
 from promptgen.models_cache import ModelManager, find_entry
 from torch import Tensor, nn
 from torch.nn import functional
@@ -201,7 +202,7 @@ def test_int8_answers_a_pair_in_a_batch_as_alone() -> None:
 def test_int8_says_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="for CPUs"):
         resolve_dtype("int8", "cuda:0")
-    monkeypatch.setattr("promptgen.florence2.processor.has_int8", lambda: False)
+    monkeypatch.setattr("promptgen.inference.processor.has_int8", lambda: False)
     with pytest.raises(ValueError, match="VNNI"):
         resolve_dtype("int8", "cpu")
 
@@ -215,9 +216,9 @@ def test_an_int8_model_stays_on_its_cpu() -> None:
 
 
 def test_auto_is_what_the_hardware_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("promptgen.florence2.processor.has_bfloat16", lambda: True)
+    monkeypatch.setattr("promptgen.inference.processor.has_bfloat16", lambda: True)
     assert resolve_dtype("auto", "cpu") == "bf16"
-    monkeypatch.setattr("promptgen.florence2.processor.has_bfloat16", lambda: False)
+    monkeypatch.setattr("promptgen.inference.processor.has_bfloat16", lambda: False)
     assert resolve_dtype("auto", "cpu") == "fp32"
     assert resolve_dtype("auto", "cuda:0") == resolve_dtype("auto", "mps") == "fp16"
 

@@ -31,9 +31,9 @@ from promptgen.captioning.runs.settings import settings_digest
 from promptgen.captioning.scores import TokenScores
 from promptgen.florence2 import Florence2Model, GenerationOptions
 from promptgen.florence2.decoder import Decoder
-from promptgen.florence2.generation import generation_config
-from promptgen.florence2.processor import has_int8
 from promptgen.florence2.text_processing import FLORENCE2_TOKENS, TextProcessor
+from promptgen.inference.generation import generation_config
+from promptgen.inference.processor import has_int8
 from promptgen.models_cache import find_checkpoint
 from torchvision.ops import nms
 from transformers import GenerationConfig

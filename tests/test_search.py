@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from promptgen.florence2.decoder import Decoder
 from promptgen.florence2.products import project
-from promptgen.florence2.rules import NoRepeatNGrams
-from promptgen.florence2.search import SearchSettings, search
+from promptgen.inference.rules import NoRepeatNGrams
+from promptgen.inference.search import SearchSettings, search
 from transformers import NoRepeatNGramLogitsProcessor
 
 from .small_bart import (
@@ -108,7 +108,11 @@ def test_pairs_that_are_done_leave_the_batch() -> None:
 
     with torch.no_grad():
         found = search(
-            Counted(model), states, mask, SearchSettings(1, 100, START, (2,), PAD), [NoRepeatNGrams(3)]
+            (decoder := Counted(model)),
+            lambda: decoder.start(states, mask, 1),
+            torch.full((states.shape[0], 1), START),
+            SearchSettings(1, 100, (2,), PAD),
+            [NoRepeatNGrams(3)],
         )
     lengths = sorted(len(answer.token_ids) - 1 for answer in found)
     assert lengths[0] < lengths[-1]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from promptgen.florence2 import Florence2Model, GenerationOptions
-from promptgen.florence2.image_processing import preprocess_images
+from promptgen.inference.image_processing import preprocess_images
 from promptgen.training.model_options import ModelOptions
 from promptgen.training.network import IGNORED, Losses, TrainableModel
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..florence2.image_processing import ImageProcessor
     from ..florence2.text_processing import TextProcessor
+    from ..inference.image_processing import ImageProcessor
     from .config import AugmentOptions, BatchOptions
     from .data.examples import Dataset
     from .order import Indices

@@ -14,9 +14,10 @@ from typing import Any
 from tokenizers import AddedToken
 
 from ..captioning.regions import EMPTY_PHRASES
-from ..florence2.configuration import Florence2Config, read_json
+from ..florence2.configuration import Florence2Config
 from ..florence2.conversion import IMAGE_TOKEN, converted_config, original_config
 from ..florence2.text_processing import TextProcessor
+from ..inference.json_files import read_json
 
 # Where tools that run the published modelling code find it. It is the same for all checkpoints; a reference
 # to files beside the weights would be one to code from wherever those came from.

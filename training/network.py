@@ -16,11 +16,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..florence2.configuration import Florence2Config
-from ..florence2.devices import DTYPES
-from ..florence2.image_processing import ImageProcessor
 from ..florence2.loading import load_network
 from ..florence2.network import Florence2Network
 from ..florence2.text_processing import TextProcessor
+from ..inference.devices import DTYPES
+from ..inference.image_processing import ImageProcessor
 from .adapters import Adapters, add_adapters
 from .errors import TrainingError
 from .freezing import freeze, trained_parts

@@ -107,7 +107,7 @@ class Sampler:
     def _evaluate(
         self, step: int, model: Path, questions: Sequence[Question], progress: _Silent
     ) -> Evaluation:
-        from ..florence2 import GenerationOptions
+        from ..inference import GenerationOptions
         from .evaluation.evaluation import Conditions, evaluate
 
         wanted = self._config.evaluation

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..florence2 import Florence2Model
 from ..florence2.conversion import check_logits_bias, converted_config, converted_state
-from ..florence2.devices import DTYPES
 from ..florence2.loading import in_original_names
-from ..florence2.weights import SAFETENSORS, open_weights
+from ..inference.devices import DTYPES
+from ..inference.weights import SAFETENSORS, open_weights
 from .base_model import base_model_id
 from .checkpoint_files import is_converted, write_converted_files, write_original_files
 from .config import SaveOptions

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...florence2 import Florence2Config, GenerationOptions
+from ...florence2 import Florence2Config
+from ...inference import GenerationOptions
 from ..vision_options import VisionOptions
 
 if TYPE_CHECKING:

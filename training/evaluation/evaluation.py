@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..._version import __version__
 from ...captioning.instructions import Instruction
 from ...captioning.results import Result
-from ...florence2 import GenerationOptions
+from ...inference import GenerationOptions
 from ..errors import DataError
 from .losses import TokenLoss, load_for_loss, losses_by_image, mean_loss
 from .metrics import LOSS, Case, Scores, check_libraries, measure

@@ -241,7 +241,7 @@ def _ready_captioner(task: Task) -> Captioner:
         ModelFilesError, CheckpointError: the checkpoint is not here, or cannot be loaded.
     """
     from ...._version import __version__
-    from ....florence2 import resolve_device, resolve_dtype
+    from ....inference import resolve_device, resolve_dtype
     from ....models_cache import checkpoint_digest, ensure_checkpoint, shared_manager
     from ...captioner import Captioner
 

@@ -19,7 +19,7 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 class NoRepeatNGrams(LogitsProcessor):
-    """No sequence of ``size`` tokens twice in an answer, the start token included."""
+    """No sequence of ``size`` tokens twice in an answer, what it goes on from included."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -51,7 +51,7 @@ class _Tokens(LogitsProcessor):
 
 
 class Forbidden(_Tokens):
-    """None of these tokens, while so many tokens are there, the start token included."""
+    """None of these tokens, while so many tokens are there, those it goes on from included."""
 
     def __init__(self, token_ids: Sequence[int], lengths: range | None = None) -> None:
         super().__init__(token_ids)
@@ -64,7 +64,7 @@ class Forbidden(_Tokens):
 
 
 class Forced(_Tokens):
-    """One of these tokens and no other, when so many tokens are there, the start token included."""
+    """One of these tokens and no other, when so many tokens are there, those it goes on from included."""
 
     def __init__(self, token_ids: Sequence[int], length: int) -> None:
         super().__init__(token_ids)
@@ -81,8 +81,8 @@ class Forced(_Tokens):
         return torch.zeros_like(scores).masked_fill(~self._among(scores), -torch.inf)
 
 
-def rules_of(config: GenerationConfig, device: torch.device | str) -> list[Rule]:
-    """The rules of ``config``, whose ``max_new_tokens`` is set, for answers that begin with one token.
+def rules_of(config: GenerationConfig, device: torch.device | str, begun: int = 1) -> list[Rule]:
+    """The rules of ``config``, whose ``max_new_tokens`` is set, for answers that go on from ``begun`` tokens.
 
     Sources: ``GenerationMixin._get_logits_processor`` of transformers 4.50 to 5.23.
     """
@@ -96,23 +96,25 @@ def rules_of(config: GenerationConfig, device: torch.device | str) -> list[Rule]
     if config.bad_words_ids:
         rules.append(transformers.NoBadWordsLogitsProcessor(config.bad_words_ids, eos_token_id=eos_list))
     if config.min_new_tokens and eos_list:
-        rules.append(Forbidden(eos_list, range(1, 1 + config.min_new_tokens)))
+        rules.append(Forbidden(eos_list, range(begun, begun + config.min_new_tokens)))
     if config.forced_bos_token_id is not None:
-        rules.append(Forced([config.forced_bos_token_id], 1))
+        rules.append(Forced([config.forced_bos_token_id], 1))  # after one token, as in transformers
     if config.forced_eos_token_id is not None:
         forced = config.forced_eos_token_id
         forced = [forced] if isinstance(forced, int) else list(forced)
-        rules.append(Forced(forced, config.max_new_tokens))
+        rules.append(Forced(forced, begun + config.max_new_tokens - 1))
     if config.remove_invalid_values:
         rules.append(transformers.InfNanRemoveLogitsProcessor())
     if config.exponential_decay_length_penalty is not None:
         rules.append(
-            transformers.ExponentialDecayLengthPenalty(config.exponential_decay_length_penalty, eos_list, 1)
+            transformers.ExponentialDecayLengthPenalty(
+                config.exponential_decay_length_penalty, eos_list, begun
+            )
         )
     if config.suppress_tokens:
         rules.append(Forbidden(config.suppress_tokens))
     if config.begin_suppress_tokens:
-        begin = 1 if config.forced_bos_token_id is None else 2
+        begin = begun if begun > 1 or config.forced_bos_token_id is None else begun + 1
         rules.append(Forbidden(config.begin_suppress_tokens, range(begin, begin + 1)))
     if config.do_sample:
         rules += _sampling_rules(config, len(eos_list), device)

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .configuration import read_json
 from .errors import CheckpointError
+from .json_files import read_json
 
 # In the order of preference. The second of each pair lists the shards.
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .decoder import Decoder
-from .decoder_state import DecoderState
 from .rules import Rule
 
 _NEVER = -1.0e9  # the score of what must not be chosen, as in transformers
@@ -31,7 +29,6 @@ class SearchSettings:
 
     num_beams: int
     max_new_tokens: int
-    start_token_id: int
     end_token_ids: tuple[int, ...]
     pad_token_id: int
     do_sample: bool = False
@@ -42,26 +39,52 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Found:
-    """One answer: token ids with the start token first and the end token last, if it came to one."""
+    """One answer: the last token of the history, then the new ones with the end token if it came to one."""
 
     token_ids: list[int]
     sequence_score: float | None = None
-    token_scores: list[float] | None = None  # one per token after the start token
+    token_scores: list[float] | None = None  # one per token after the first
 
 
 @dataclass(frozen=True)
 class Onlookers:
     """Who is told about a search while it runs, and may say that an answer is not wanted any more."""
 
-    on_step: Callable[[int], None] | None = None  # before each step, with the number of tokens so far
+    on_step: Callable[[int], None] | None = None  # before each step, with the number of new tokens and 1
     on_found: Callable[[int, Found], None] | None = None  # a pair has its answer, long before others perhaps
     is_wanted: Callable[[int], bool] | None = None  # asked often; a pair that is not ends where it is
 
 
+class SearchState(Protocol):
+    """What a decoder remembers of a batch between two steps. ``P`` pairs, ``K`` beams."""
+
+    def reorder(self, beams: Tensor) -> None:
+        """Beam ``k`` of each pair goes on from what was beam ``beams[p, k]``; ``[P, K]`` int64."""
+
+    def gains_by_keeping(self, pairs: int) -> bool:
+        """Whether a step gets cheaper if only so many pairs go on."""
+
+    def keep(self, pairs: Tensor) -> None:
+        """Go on with these pairs only, ``[P']`` int64."""
+
+    def close(self) -> None:
+        """No step follows."""
+
+
+class Decoder(Protocol):
+    """The part of a network that goes from token to token."""
+
+    def step(self, tokens: Tensor, state: Any) -> Tensor:
+        """Logits ``[P, K, V]`` for the token after ``tokens`` ``[P, K]``, valid until the next step."""
+
+    def release(self) -> None:
+        """Give up the memory that is kept from search to search."""
+
+
 def search(
     decoder: Decoder,
-    states: Tensor,
-    mask: Tensor,
+    begin: Callable[[], SearchState],
+    history: Tensor,
     settings: SearchSettings,
     rules: Sequence[Rule],
     generators: Sequence[torch.Generator] | None = None,
@@ -71,19 +94,20 @@ def search(
     """Answer a batch of pairs.
 
     Args:
-        states: ``encoder_hidden_states`` ``[P, S, d_model]``
-        mask: 1 at states that count, 0 at padding, ``[P, S]`` int64
+        begin: makes the state of the decoder in which the last token of ``history`` is the next to be given.
+        history: the tokens that each answer goes on from and that the rules see, ``[P, H]`` int64, on the
+            device: a start token, or a whole prompt.
         rules: applied to the scores of each step, in order.
         generators: one per pair, for sampling.
         onlookers: told of pairs by their number in the batch; any of them may raise to cancel.
         check_every: steps between two questions whether somebody is done. None: what suits the device.
     """
     if check_every is None:
-        check_every = 1 if states.device.type == "cpu" else _CHECK_EVERY
+        check_every = 1 if history.device.type == "cpu" else _CHECK_EVERY
     kind = _Beams if settings.num_beams > 1 else _Single
-    answers = kind(settings, rules, states.shape[0], states.device, generators)
+    answers = kind(settings, rules, history, generators)
     try:
-        state = decoder.start(states, mask, settings.num_beams)
+        state = begin()
         try:
             return _run(decoder, state, answers, onlookers or Onlookers(), check_every)
         finally:
@@ -95,7 +119,7 @@ def search(
 
 def _run(
     decoder: Decoder,
-    state: DecoderState,
+    state: SearchState,
     answers: _Answers,
     onlookers: Onlookers,
     check_every: int,
@@ -141,34 +165,36 @@ def _ended(answers: _Answers, places: Sequence[int | None], onlookers: Onlookers
 
 
 class _Answers:
-    """The answers of a batch as they grow. ``P`` pairs, ``K`` beams, ``L`` tokens so far, ``V`` words."""
+    """The answers of a batch as they grow. ``P`` pairs, ``K`` beams, ``L`` tokens with their history, ``V``
+    words."""
 
     def __init__(
         self,
         settings: SearchSettings,
         rules: Sequence[Rule],
-        pairs: int,
-        device: torch.device,
+        history: Tensor,
         generators: Sequence[torch.Generator] | None,
     ) -> None:
+        pairs, device = history.shape[0], history.device
         self.settings = settings
         self.rules = rules
         self.generators = list(generators or [])
         beams = settings.num_beams
-        self.tokens = torch.full((pairs, beams, 1), settings.start_token_id, device=device)  # [P, K, L]
-        self.token_scores = torch.zeros(pairs, beams, 0, device=device)  # [P, K, L - 1], if asked for
+        self.first = history.shape[1] - 1  # where an answer begins: at the last token of the history
+        self.tokens = history[:, None].repeat(1, beams, 1)  # [P, K, L]
+        self.token_scores = torch.zeros(pairs, beams, 0, device=device)  # [P, K, new tokens], if asked for
         self.done = torch.zeros(pairs, dtype=torch.bool, device=device)
 
     @property
     def length(self) -> int:
-        """Tokens so far, the start token included."""
-        return self.tokens.shape[2]
+        """Tokens of the answers so far, the last one of the history included."""
+        return self.tokens.shape[2] - self.first
 
     def last_tokens(self) -> Tensor:
         """``[P, K]``"""
         return self.tokens[:, :, -1]
 
-    def advance(self, logits: Tensor, state: DecoderState) -> None:
+    def advance(self, logits: Tensor, state: SearchState) -> None:
         """Choose the next tokens from ``logits`` ``[P, K, V]``, float32."""
         raise NotImplementedError
 
@@ -215,7 +241,7 @@ class _Answers:
 class _Single(_Answers):
     """One answer per pair: the likeliest token each time, or one that is drawn."""
 
-    def advance(self, logits: Tensor, state: DecoderState) -> None:
+    def advance(self, logits: Tensor, state: SearchState) -> None:
         scores = self._obey(logits)[:, 0]  # [P, V]
         chosen = self._draw(scores, 1) if self.settings.do_sample else scores.argmax(dim=-1, keepdim=True)
         chosen = chosen.masked_fill(self.done[:, None], self.settings.pad_token_id)
@@ -226,7 +252,7 @@ class _Single(_Answers):
         self.done = self.done | self._is_end(chosen[:, 0])
 
     def answers(self, rows: Sequence[int]) -> list[Found]:
-        tokens = self.tokens[:, 0].tolist()
+        tokens = self.tokens[:, 0, self.first :].tolist()
         scores = self.token_scores[:, 0].tolist() if self.settings.output_scores else None
         return [self._answer(tokens[row], None if scores is None else scores[row]) for row in rows]
 
@@ -246,11 +272,11 @@ class _Beams(_Answers):
         self,
         settings: SearchSettings,
         rules: Sequence[Rule],
-        pairs: int,
-        device: torch.device,
+        history: Tensor,
         generators: Sequence[torch.Generator] | None,
     ) -> None:
-        super().__init__(settings, rules, pairs, device, generators)
+        super().__init__(settings, rules, history, generators)
+        pairs, device = history.shape[0], history.device
         beams = settings.num_beams
         # so many candidates that enough are left to go on with if all others end
         self.candidates = max(2, 1 + len(settings.end_token_ids)) * beams
@@ -265,7 +291,7 @@ class _Beams(_Answers):
         self.unmoved = torch.arange(beams, device=device)
         self.may_finish = torch.arange(self.candidates, device=device) < beams  # the rest is a reserve
 
-    def advance(self, logits: Tensor, state: DecoderState) -> None:
+    def advance(self, logits: Tensor, state: SearchState) -> None:
         beams, count, words = self.settings.num_beams, self.candidates, logits.shape[-1]
         log_probs = self._obey(functional.log_softmax(logits, dim=-1))  # [P, K, V]
         totals = (log_probs + self.scores[:, :, None]).flatten(1)  # [P, K * V]
@@ -331,7 +357,7 @@ class _Beams(_Answers):
 
     def answers(self, rows: Sequence[int]) -> list[Found]:
         lengths = self.finished_lengths[:, 0].tolist()
-        tokens = self.finished[:, 0].tolist()
+        tokens = self.finished[:, 0, self.first :].tolist()
         if not self.settings.output_scores:
             return [Found(tokens[row][: lengths[row]]) for row in rows]
         totals = self.finished_scores[:, 0].tolist()

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .configuration import Florence2Config, ImageProcessingConfig
+from .image_settings import ImageProcessingConfig, image_settings
 
 
 @dataclass(frozen=True)
@@ -82,4 +82,4 @@ def image_processor(folder: Path) -> ImageProcessor:
     Raises:
         CheckpointError: they are not there or cannot be read.
     """
-    return ImageProcessor(Florence2Config.from_folder(folder).image)
+    return ImageProcessor(image_settings(folder))
