@@ -38,6 +38,8 @@ def tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
         say(f"All that is done is kept. To go on: {_same_command()}")
     if report.failed_before:
         say("Images that failed before, and have not changed, are tried again with --retry-errors.")
+    if report.unmet and page is None and not quiet:
+        say("Which answers they are is told by a report: the same command with --report FILE.html writes it.")
     if report.failed or report.failed_before:
         say(f"Images that failed are listed in {report.errors}")
     if report.stopped and not (report.too_many_errors or report.gone):

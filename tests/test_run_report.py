@@ -187,6 +187,26 @@ def test_errors_are_counted_and_the_first_are_told(tmp_path: Path) -> None:
     assert "No image has a caption" in text
 
 
+def test_answers_that_fail_their_conditions_are_named(tmp_path: Path) -> None:
+    short = {"attempts": 11, "unmet": "12 words of at least 20"}
+    records = [record("good.jpg"), record("second.jpg", attempts=2)]
+    records += [record(f"{number}.jpg", HOSTILE, **short) for number in range(205)]
+    page = written(tmp_path / "report.html", records, ended(captioned=207, unmet=205))
+    assert page.counts()["answers kept that fail the conditions"] == "205"
+    text = "".join(page.text())
+    assert "205 answers in the journal were kept" in text
+    assert "206 asked more than once" in text
+    reasons = [told for told in page.text("bdi") if told == short["unmet"]]
+    assert len(reasons) == 200, "the first are told"
+    assert "Fails the conditions: 12 words of at least 20" in text, "in the sample"
+
+
+def test_without_conditions_nothing_is_said_of_them(tmp_path: Path) -> None:
+    text = "".join(written(tmp_path / "report.html", [record("a.jpg")]).text())
+    assert "conditions" not in text
+    assert "more than once" not in text
+
+
 def test_a_run_without_pictures_has_a_page(tmp_path: Path) -> None:
     assert written(tmp_path / "report.html", []).counts()["captioned"] == "0"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..pages.head import head
 from ..pages.settings import settings_section
 from ..pages.text import clipped, shown
 from .records import Record
 from .report_charts import bar, histogram
-from .report_statistics import AnswerLengths, Lengths, Statistics
+from .report_statistics import AnswerLengths, Lengths, Statistics, Unmet
 
 if TYPE_CHECKING:
     from .run import RunReport
@@ -70,6 +70,7 @@ def page(
     yield from _lengths(statistics)
     yield from _tags(statistics)
     yield from _sample(statistics, pictures)
+    yield from _unmet(statistics)
     yield from _errors(statistics, run)
     yield "</main>\n</body>\n</html>\n"
 
@@ -91,6 +92,7 @@ def _this_run(run: RunReport, ended: datetime) -> Iterator[str]:
         "of these, had captions": (run.kept, False),
         "of these, left out for another of the same name": (run.same_stem, False),
         "written again": (run.rewritten, False),
+        "answers kept that fail the conditions": (run.unmet, False),
         "other problems": (run.problems, False),
     }
     told = {what: f"{count:,}" for what, (count, always) in counts.items() if count or always}
@@ -132,6 +134,8 @@ def _length_table(answers: AnswerLengths) -> str:
         notes.append(f"{answers.empty:,} empty")
     if answers.truncated:
         notes.append(f"{answers.truncated:,} cut off at the limit of new tokens")
+    if answers.retried:
+        notes.append(f"{answers.retried:,} asked more than once")
     return (
         f'<p>{", ".join(notes)}.</p>\n<div class="wide"><table><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>\n"
@@ -209,13 +213,44 @@ def _figure(picture: Picture) -> str:
     else:
         seen = f'<p class="bad">No thumbnail: <bdi>{clipped(picture.problem, _REASON)}</bdi></p>'
     size = "" if record.size is None else f' <span class="faint">{record.size[0]} × {record.size[1]}</span>'
-    answers = "".join(
-        f"<dt>{shown(answer['instruction'])}</dt><dd><bdi>{clipped(answer['text'], _CAPTION)}</bdi></dd>"
-        for answer in record.results
-    )
+    answers = "".join(map(_answer, record.results))
     return (
         f"<figure>{seen}<figcaption><strong><bdi>{name}</bdi></strong>{size}"
         f"<dl>{answers}</dl></figcaption></figure>\n"
+    )
+
+
+def _answer(answer: Mapping[str, Any]) -> str:
+    text = f"<dd><bdi>{clipped(answer['text'], _CAPTION)}</bdi></dd>"
+    reason = answer.get("unmet")
+    fails = f'<dd class="bad">Fails the conditions: {clipped(reason, _REASON)}</dd>' if reason else ""
+    return f"<dt>{shown(answer['instruction'])}</dt>{text}{fails}"
+
+
+def _unmet(statistics: Statistics) -> Iterator[str]:
+    """Nothing, where every answer meets its conditions, or there are none."""
+    if not statistics.unmet_count:
+        return
+    yield "<section>\n<h2>Answers that fail the conditions</h2>\n"
+    yield (
+        f"<p>{statistics.unmet_count:,} answers in the journal were kept though they fail the conditions that"
+        " were set, also when they were asked for the last time."
+    )
+    if statistics.unmet_count > len(statistics.unmet):
+        yield f" The first {len(statistics.unmet):,}."
+    yield '</p>\n<div class="wide"><table class="full"><thead><tr><th scope="col">image</th>'
+    yield '<th scope="col">instruction</th><th scope="col">condition</th>'
+    yield '<th scope="col" class="number">times asked</th></tr></thead><tbody>\n'
+    for answer in statistics.unmet:
+        yield _unmet_row(answer)
+    yield "</tbody></table></div>\n</section>\n"
+
+
+def _unmet_row(answer: Unmet) -> str:
+    return (
+        f'<tr><th scope="row" class="name"><bdi>{clipped(answer.name, _NAME)}</bdi></th>'
+        f"<td>{shown(answer.instruction)}</td><td><bdi>{clipped(answer.reason, _REASON)}</bdi></td>"
+        f'<td class="number">{answer.attempts}</td></tr>\n'
     )
 
 

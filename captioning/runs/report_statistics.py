@@ -11,7 +11,7 @@ from typing import Any
 
 from .records import Record
 
-__all__ = ["AnswerLengths", "FrequentTags", "Lengths", "Sample", "Statistics"]
+__all__ = ["AnswerLengths", "FrequentTags", "Lengths", "Sample", "Statistics", "Unmet"]
 
 _LONGEST = 100_000  # words, characters or tags that are told apart; bounds how many lengths there can be
 _TAGS_KEPT = 30_000  # twice as many are in memory at most
@@ -85,6 +85,7 @@ class AnswerLengths:
     has_prose: bool = False  # also beside tags
     empty: int = 0
     truncated: int = 0  # ended by the limit of tokens
+    retried: int = 0  # asked more than once
 
     def add(self, answer: dict[str, Any]) -> None:
         """One more answer, as :meth:`Result.to_dict` gives it."""
@@ -96,6 +97,17 @@ class AnswerLengths:
         self.has_prose = self.has_prose or "prose" in answer or "tags" not in answer
         self.empty += not text.strip()
         self.truncated += bool(answer.get("truncated"))
+        self.retried += answer.get("attempts", 1) > 1
+
+
+@dataclass(frozen=True)
+class Unmet:
+    """An answer that was kept though it fails the conditions that were set."""
+
+    name: str  # the picture's
+    instruction: str
+    reason: str  # which condition, and how far it is from that
+    attempts: int
 
 
 class FrequentTags:
@@ -184,7 +196,7 @@ class Statistics:
     Args:
         sample: how many records to choose for people to look at.
         seed: of that choice.
-        errors: how many errors to keep; all are counted.
+        errors: how many errors, and answers that fail their conditions, to keep; all are counted.
     """
 
     def __init__(self, *, sample: int, seed: int, errors: int) -> None:
@@ -195,6 +207,8 @@ class Statistics:
         self.tags = FrequentTags()
         self.sample = Sample(sample, seed)
         self.errors: list[tuple[str, str]] = []  # the first: name and reason
+        self.unmet: list[Unmet] = []  # the first
+        self.unmet_count = 0
         self._most_errors = errors
 
     def add(self, record: Record) -> None:
@@ -208,6 +222,15 @@ class Statistics:
         self.sample.add(record)
         for answer in record.results:
             self.answers.setdefault(answer["instruction"], AnswerLengths()).add(answer)
+            self._add_unmet(record.name, answer)
         tags = {tag for answer in record.results for tag in answer.get("tags", ())}
         self.tagged += bool(tags)
         self.tags.add(tags)
+
+    def _add_unmet(self, name: str, answer: dict[str, Any]) -> None:
+        reason = answer.get("unmet")
+        if not reason:
+            return
+        self.unmet_count += 1
+        if len(self.unmet) < self._most_errors:
+            self.unmet.append(Unmet(name, answer["instruction"], reason, answer.get("attempts", 1)))

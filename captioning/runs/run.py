@@ -100,6 +100,7 @@ class RunReport:
     errors: Place  # file of the pictures that failed; there if there are any
     gone: str | None = None  # why the model could not be asked any more, if that stopped it
     waited: float | None = None  # share of the time, 0 to 1, in which the model waited for pictures, if known
+    unmet: int = 0  # answers of this run that were kept though they fail the conditions, see `RetryOptions`
 
     @property
     def complete(self) -> bool:
@@ -177,6 +178,7 @@ class FolderRun:
         self._told: SimpleQueue[tuple[str, str]] = SimpleQueue()  # problems that other threads have met
         self._left = Left()
         self._captioned = self._rewritten = self._failed = self._problems = self._checked = 0
+        self._unmet = 0
         self._ended = threading.Event()  # no picture is looked for any more
         self._counter: Counter | None = None
         self._total: int | None = None
@@ -380,6 +382,7 @@ class FolderRun:
     def _count(self, record: Record) -> None:
         if record.error is None:
             self._captioned += 1
+            self._unmet += sum(bool(answer.get("unmet")) for answer in record.results)
         else:
             self._failed += 1
             self._on_problem(record.name, record.error)
@@ -409,7 +412,7 @@ class FolderRun:
             failed_before=left.failed_before, kept=left.kept, same_stem=left.same_stem,
             problems=self._problems, seconds=seconds, stopped=self._stop.is_set(),
             too_many_errors=too_many, journal=self._journal, errors=self._errors,
-            gone=self._gone, waited=self._waiting.share,
+            gone=self._gone, waited=self._waiting.share, unmet=self._unmet,
         )  # fmt: skip
 
 
