@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .captioner import ImageResult as ImageResult
     from .choosing import best_regions as best_regions
     from .choosing import box_iou as box_iou
+    from .cleaning import CleaningOptions as CleaningOptions
     from .errors import ImageError as ImageError
     from .errors import InstructionError as InstructionError
     from .features import FeatureCache as FeatureCache
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from .mixed import MixedParts as MixedParts
     from .mixed import split_mixed as split_mixed
     from .overlay import draw_overlay as draw_overlay
+    from .presets import PRESETS as PRESETS
+    from .presets import Preset as Preset
+    from .presets import apply_preset as apply_preset
     from .region_prompts import boxes_text as boxes_text
     from .region_selection import select_regions as select_regions
     from .regions import Region as Region
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
     from .results import Result as Result
     from .results import Tags as Tags
     from .results import parse_answer as parse_answer
+    from .retries import RetryOptions as RetryOptions
     from .tags import TagOptions as TagOptions
     from .tags import edit_prose as edit_prose
     from .tags import edit_tags as edit_tags
@@ -63,6 +68,7 @@ _NAMES = {
     "analysis": ("ANALYSIS_FIELDS", "Analysis", "parse_analysis"),
     "captioner": ("CaptionOptions", "Captioner", "GenerationOptions", "ImageResult"),
     "choosing": ("best_regions", "box_iou"),
+    "cleaning": ("CleaningOptions",),
     "errors": ("ImageError", "InstructionError"),
     "features": ("FeatureCache", "shared_feature_cache"),
     "images": ("as_rgb", "image_extensions", "open_image"),
@@ -71,6 +77,7 @@ _NAMES = {
     "mask_bounds": ("mask_box", "mask_boxes"),
     "mixed": ("MixedParts", "split_mixed"),
     "overlay": ("draw_overlay",),
+    "presets": ("PRESETS", "Preset", "apply_preset"),
     "region_prompts": ("boxes_text",),
     "region_selection": ("select_regions",),
     "regions": ("Region", "parse_regions"),
@@ -86,6 +93,7 @@ _NAMES = {
         "Tags",
         "parse_answer",
     ),
+    "retries": ("RetryOptions",),
     "tags": ("TagOptions", "edit_prose", "edit_tags", "join_tags", "split_tags"),
     "tiles": ("TileOptions",),
     "vision_options": ("VisionOptions",),

@@ -44,15 +44,27 @@ class Result:
     raw: str  # the decoded answer; only <s>, </s> and <pad> are taken out
     text: str  # for people
     truncated: bool = False  # whether it ends because no more tokens were allowed
+    attempts: int = 1  # how many answers were generated until this one was kept
+    unmet: str | None = None  # of the conditions of `RetryOptions`, what this one does not meet, for people
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: ``instruction``, ``text``, what the kind adds, ``raw`` and ``truncated``."""
+        """As JSON has it: ``instruction``, ``text``, what the kind adds, ``raw`` and ``truncated``.
+
+        Of an answer that was asked again, or that does not meet its conditions, also ``attempts``; of the
+        latter also ``unmet``.
+        """
+        marks: dict[str, Any] = {}
+        if self.attempts > 1 or self.unmet is not None:
+            marks["attempts"] = self.attempts
+        if self.unmet is not None:
+            marks["unmet"] = self.unmet
         return {
             "instruction": self.instruction,
             "text": self.text,
             **self._extra(),
             "raw": self.raw,
             "truncated": self.truncated,
+            **marks,
         }
 
     def _extra(self) -> dict[str, Any]:
