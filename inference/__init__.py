@@ -9,14 +9,18 @@ from __future__ import annotations
 from .devices import DTYPES, PRECISIONS, resolve_device, resolve_dtype
 from .errors import AdapterError, CheckpointError
 from .options import GeneratedSequence, GenerationOptions
+from .quantisation import QUANTIZATIONS, UNQUANTISED, check_quantization
 
 __all__ = [
     "DTYPES",
     "PRECISIONS",
+    "QUANTIZATIONS",
+    "UNQUANTISED",
     "AdapterError",
     "CheckpointError",
     "GeneratedSequence",
     "GenerationOptions",
+    "check_quantization",
     "resolve_device",
     "resolve_dtype",
 ]

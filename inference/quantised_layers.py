@@ -1,0 +1,205 @@
+"""Linear layers whose weights are held in 8 or 4 bits and are quantised while they are read.
+
+A loader makes its network on the meta device, calls :func:`prepare`, and gives each layer of the kind
+:class:`QuantisedLinear` its weight with :meth:`~QuantisedLinear.fill_weight`, in the pieces in which a file
+is read. So a weight is never whole in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .quantisation import BLOCK, NESTED_BLOCK, bitsandbytes, is_quantised_weight
+
+_PIECE = 2**20  # weights that are quantised at a time: it takes some 20 bytes for each meanwhile
+_RANGE = 127.0
+
+
+class QuantisedLinear(nn.Module):
+    """A linear layer whose weight has fewer bits. Made on the meta device, without numbers.
+
+    All that it holds are parameters and buffers, so that it is moved, counted and copied as any layer. Bias
+    and scales are in ``dtype``, that of what comes in and goes out.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.dtype = dtype
+        numbers = nn.Parameter(torch.empty(out_features, device="meta", dtype=dtype), requires_grad=False)
+        self.register_parameter("bias", numbers if bias else None)
+
+    def fill_weight(self, pieces: Iterable[tuple[slice, Tensor]], device: torch.device) -> None:
+        """Quantise a weight ``[O, I]`` and keep it on ``device``.
+
+        Args:
+            pieces: all its rows in their order, each slice of them with the numbers, of any floating dtype.
+        """
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, dtype={self.dtype}"
+
+
+class Linear8bit(QuantisedLinear):
+    """One byte per weight and one scale per output."""
+
+    scale: Tensor  # [O, 1], in the model's dtype: weights are rounded by what it is after its own rounding
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, dtype: torch.dtype) -> None:
+        super().__init__(in_features, out_features, bias=bias, dtype=dtype)
+        weight = torch.empty(out_features, in_features, device="meta", dtype=torch.int8)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_buffer("scale", torch.empty(out_features, 1, device="meta", dtype=dtype))
+
+    def fill_weight(self, pieces: Iterable[tuple[slice, Tensor]], device: torch.device) -> None:
+        weight = torch.empty(self.out_features, self.in_features, device=device, dtype=torch.int8)
+        scale = torch.empty(self.out_features, 1, device=device, dtype=self.dtype)
+        smallest = torch.finfo(self.dtype).tiny
+        for rows, values in _limited(pieces, self.in_features):
+            numbers = values.to(device=device, dtype=torch.float32)
+            largest = numbers.abs().amax(dim=1, keepdim=True)
+            scale[rows] = (largest / _RANGE).clamp_min(smallest)
+            weight[rows] = (numbers / scale[rows]).round_().clamp_(-_RANGE, _RANGE).to(torch.int8)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.scale = scale
+
+    def forward(self, states: Tensor) -> Tensor:
+        """``[..., I]`` to ``[..., O]``."""
+        return functional.linear(states, self.weight * self.scale, self.bias)
+
+
+class Linear4bit(QuantisedLinear):
+    """Nf4 with double quantisation: blocks of weights have a scale of 8 bits, and blocks of those have one.
+
+    Laid out as bitsandbytes does it, the same on every device.
+    """
+
+    absmax: Tensor  # a scale per block, uint8
+    nested_absmax: Tensor  # a scale per block of those, float32
+    offset: Tensor  # what was taken from the scales before they were quantised, float32 []
+    code: Tensor  # the values of 4 bits, float32 [16]
+    nested_code: Tensor  # the values of 8 bits, float32 [256]
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, dtype: torch.dtype) -> None:
+        super().__init__(in_features, out_features, bias=bias, dtype=dtype)
+        count = in_features * out_features
+        blocks = math.ceil(count / BLOCK)
+        self.weight = nn.Parameter(
+            torch.empty(math.ceil(count / 2), 1, device="meta", dtype=torch.uint8), requires_grad=False
+        )
+        self.register_buffer("absmax", torch.empty(blocks, device="meta", dtype=torch.uint8))
+        self.register_buffer("nested_absmax", torch.empty(math.ceil(blocks / NESTED_BLOCK), device="meta"))
+        self.register_buffer("offset", torch.empty((), device="meta"))
+        self.register_buffer("code", torch.empty(16, device="meta"))
+        self.register_buffer("nested_code", torch.empty(256, device="meta"))
+
+    def fill_weight(self, pieces: Iterable[tuple[slice, Tensor]], device: torch.device) -> None:
+        bnb = bitsandbytes().functional
+        weight = torch.empty(self.weight.shape, device=device, dtype=torch.uint8)
+        scales = torch.empty(self.absmax.shape, device=device, dtype=torch.float32)
+        done = 0
+        for values in _in_blocks(pieces):
+            packed, state = bnb.quantize_4bit(
+                values.to(device), blocksize=BLOCK, quant_type="nf4", compress_statistics=False
+            )
+            weight[done // 2 : done // 2 + len(packed)] = packed
+            scales[done // BLOCK : done // BLOCK + len(state.absmax)] = state.absmax
+            self.code = state.code
+            done += len(values)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.offset = scales.mean()
+        self.absmax, nested = bnb.quantize_blockwise(scales - self.offset, blocksize=NESTED_BLOCK)
+        self.nested_absmax, self.nested_code = nested.absmax, nested.code
+
+    def forward(self, states: Tensor) -> Tensor:
+        """``[..., I]`` to ``[..., O]``."""
+        package = bitsandbytes()
+        make = package.functional.QuantState
+        nested = make(
+            absmax=self.nested_absmax, code=self.nested_code, blocksize=NESTED_BLOCK, dtype=torch.float32
+        )
+        state = make(
+            absmax=self.absmax, shape=torch.Size((self.out_features, self.in_features)), code=self.code,
+            blocksize=BLOCK, quant_type="nf4", dtype=states.dtype, offset=self.offset, state2=nested,
+        )  # fmt: skip
+        answer: Tensor = package.matmul_4bit(states, self.weight.t(), quant_state=state, bias=self.bias)
+        return answer
+
+
+_LAYERS: dict[str, type[QuantisedLinear]] = {"8": Linear8bit, "4": Linear4bit}
+
+
+def prepare(network: nn.Module, quantization: str, dtype: torch.dtype) -> None:
+    """Put layers for weights of so many bits in the place of those linear ones that are to have them, see
+    :func:`.quantisation.is_quantised_weight`.
+
+    Args:
+        network: on the meta device; its names are like those of the published checkpoints.
+        quantization: ``none`` changes nothing.
+        dtype: the model's.
+    """
+    if quantization == "none":
+        return
+    layer = _LAYERS[quantization]
+    for path, parent in list(network.named_modules()):
+        for name, child in list(parent.named_children()):
+            full = f"{path}.{name}.weight" if path else f"{name}.weight"
+            if isinstance(child, nn.Linear) and is_quantised_weight(full, child.weight.shape):
+                bias = child.bias is not None
+                setattr(parent, name, layer(child.in_features, child.out_features, bias=bias, dtype=dtype))
+
+
+def is_quantised(network: nn.Module) -> bool:
+    """Whether it has weights of 8 or 4 bits."""
+    return any(isinstance(module, QuantisedLinear) for module in network.modules())
+
+
+def quantised_like(model: QuantisedLinear, linear: nn.Linear) -> QuantisedLinear:
+    """An ordinary layer's weight and bias in the form of ``model`` and on its device."""
+    layer = type(model)(
+        linear.in_features, linear.out_features, bias=linear.bias is not None, dtype=model.dtype
+    )
+    device = model.weight.device
+    layer.fill_weight([(slice(0, linear.out_features), linear.weight.detach())], device)
+    if linear.bias is not None:
+        layer.bias = nn.Parameter(linear.bias.detach().to(device, model.dtype), requires_grad=False)
+    return layer.train(model.training)
+
+
+def _limited(pieces: Iterable[tuple[slice, Tensor]], columns: int) -> Iterator[tuple[slice, Tensor]]:
+    """The same rows, not too many at a time."""
+    step = max(1, _PIECE // columns)
+    for rows, values in pieces:
+        for start in range(0, len(values), step):
+            part = values[start : start + step]
+            first = rows.start + start
+            yield slice(first, first + len(part)), part
+            del part
+        del values
+
+
+def _in_blocks(pieces: Iterable[tuple[slice, Tensor]]) -> Iterator[Tensor]:
+    """The numbers of all rows as vectors, not too long, each but the last of whole blocks."""
+    rest: Tensor | None = None  # of a block whose other numbers are in the next piece
+    for _, values in pieces:
+        flat = values.reshape(-1)
+        if flat.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            flat = flat.float()
+        if rest is not None:
+            flat = torch.cat([rest, flat])
+        whole = len(flat) - len(flat) % BLOCK
+        for start in range(0, whole, _PIECE):
+            yield flat[start : min(start + _PIECE, whole)]
+        rest = flat[whole:].clone() if whole < len(flat) else None
+        del values, flat
+    if rest is not None:
+        yield rest
