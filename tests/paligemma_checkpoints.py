@@ -24,88 +24,14 @@ IMAGE_TOKENS = (SIDE // PATCH) ** 2
 PAD, EOS, BOS, UNK = 0, 1, 2, 3  # as Gemma's
 LOCATIONS = tuple(f"<loc{bin:04}>" for bin in range(1024))
 SEGMENTS = tuple(f"<seg{code:03}>" for code in range(128))
-WORDS = [
-    "a",
-    "an",
-    "the",
-    "of",
-    "and",
-    "in",
-    "on",
-    "with",
-    "is",
-    "are",
-    "at",
-    "to",
-    "it",
-    "its",
-    "one",
-    "two",
-    "red",
-    "blue",
-    "green",
-    "black",
-    "white",
-    "cat",
-    "dog",
-    "tree",
-    "sky",
-    "sun",
-    "car",
-    "boat",
-    "bird",
-    "girl",
-    "boy",
-    "man",
-    "woman",
-    "house",
-    "road",
-    "river",
-    "sea",
-    "moon",
-    "night",
-    "day",
-    "light",
-    "dark",
-    "small",
-    "large",
-    "old",
-    "new",
-    "standing",
-    "sitting",
-    "looking",
-    "holding",
-    "wearing",
-    "long",
-    "hair",
-    "eyes",
-    "shirt",
-    "dress",
-    "hat",
-    "caption",
-    "describe",
-    "answer",
-    "detect",
-    "ocr",
-    "segment",
-    "en",
-    "de",
-    "fr",
-    "es",
-    "what",
-    "where",
-    "who",
-    "how",
-    "many",
-    "color",
-    "this",
-    "there",
-    "picture",
-    "photo",
-    "image",
-    "painting",
-    "drawing",
-]
+_SPOKEN = (
+    "a an the of and in on with is are at to it its one two red blue green black white cat dog tree "
+    "sky sun car boat bird girl boy man woman house road river sea moon night day light dark small "
+    "large old new standing sitting looking holding wearing long hair eyes shirt dress hat caption "
+    "describe answer detect ocr segment en de fr es what where who how many color this there picture "
+    "photo image painting drawing"
+)
+WORDS = tuple(_SPOKEN.split())
 
 
 def make_paligemma(
@@ -315,8 +241,8 @@ def _network(
             deviation *= 3  # pictures have their say
         parameter.data = torch.randn(parameter.shape, generator=chance) * deviation
         if name.endswith("norm.weight") or ("vision" in name and "norm" in name and "weight" in name):
-            # LayerNorm's weights are factors; Gemma's are added to 1. Layers count for more than the last token
-            # does, or answers would be nothing but repetitions of it.
+            # LayerNorm's weights are factors; Gemma's are added to 1. Layers count for more than the last
+            # token does, or answers would be nothing but repetitions of it.
             parameter.data += 1.0 if "vision" in name else after if "post_" in name else 0.0
     with torch.no_grad():
         rows = network.get_input_embeddings().weight
