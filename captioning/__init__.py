@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .captioner import CaptionOptions as CaptionOptions
     from .captioner import GenerationOptions as GenerationOptions
     from .captioner import ImageResult as ImageResult
+    from .captioner import default_instruction as default_instruction
     from .choosing import best_regions as best_regions
     from .choosing import box_iou as box_iou
     from .cleaning import CleaningOptions as CleaningOptions
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "analysis": ("ANALYSIS_FIELDS", "Analysis", "parse_analysis"),
-    "captioner": ("CaptionOptions", "Captioner", "GenerationOptions", "ImageResult"),
+    "captioner": ("CaptionOptions", "Captioner", "GenerationOptions", "ImageResult", "default_instruction"),
     "choosing": ("best_regions", "box_iou"),
     "cleaning": ("CleaningOptions",),
     "errors": ("ImageError", "InstructionError"),

@@ -10,16 +10,24 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..inference import GenerationOptions
+from ..inference import QUANTIZATIONS, GenerationOptions
 from ..models_cache import DEFAULT_MODEL
 from .answering import Answerer, Asked, Onlookers, StepCallback
 from .features import FeatureCache, shared_feature_cache
 from .images import ImageSource, parse_background
-from .instructions import Instruction, check_text_input, find_instructions
+from .instructions import (
+    PALIGEMMA,
+    Instruction,
+    check_text_input,
+    find_instructions,
+    instructions_of,
+)
 from .options import CaptionOptions
 from .pictures import Picture, PictureReader
+from .prompts import check_language
 from .read_ahead import MOST_THREADS, ReadAhead
 from .results import Result
+from .retries import check_retries
 from .vision_options import check_vision
 
 if TYPE_CHECKING:
@@ -33,11 +41,32 @@ __all__ = [
     "GenerationOptions",
     "ImageResult",
     "Inquiry",
+    "default_instruction",
 ]
 
 DEFAULT_INSTRUCTION = "GENERATE_TAGS"
+"""What is asked of a Florence-2 checkpoint where nobody chooses; of others see `default_instruction`."""
 
 logger = logging.getLogger(__name__)
+
+
+def default_instruction(model: str = DEFAULT_MODEL) -> str:
+    """The name of the instruction for ``model`` where nobody chooses one.
+
+    It is tags of Florence-2's checkpoints; of PaliGemma's what the catalogue has first for them, or else a
+    caption.
+
+    Raises:
+        ModelNotFoundError: the name stands for nothing.
+        CatalogueError: the user's catalogue cannot be understood.
+    """
+    from ..models_cache import entry_of, family_of_model
+
+    if family_of_model(model) != PALIGEMMA:
+        return DEFAULT_INSTRUCTION
+    entry = entry_of(model)
+    able = instructions_of(PALIGEMMA)
+    return next((name for name in (entry.instructions if entry else ()) if name in able), "CAPTION")
 
 
 @dataclass(frozen=True)
@@ -69,7 +98,7 @@ class Inquiry:
         options = self.options
         return PictureReader(
             processor, self.instructions, self.prompts, options.text_input, options.background,
-            options.vision.tile, self.known,
+            options.vision.tile, self.known, options.language,
         )  # fmt: skip
 
     def asked(self, picture: Picture) -> Asked:
@@ -91,9 +120,11 @@ class Captioner:
             runs out it is halved, with a warning. It does not change any answer.
         loras: LoRA adapters as ``peft`` saves them, each by folder, Hub id or name, and with its strength (1
             as trained). Several add up. The checkpoint itself is loaded once, whatever is added to it.
+        quantization: ``none``, or the bits in which the language model's weights are held: ``8`` or ``4``.
+            Less memory, and answers that are nearly the same. ``4`` needs bitsandbytes.
 
     Raises:
-        ValueError: ``batch_size`` is below 1, or a strength is no number.
+        ValueError: ``batch_size`` is below 1, a strength is no number, or an unknown ``quantization``.
     """
 
     def __init__(
@@ -106,7 +137,10 @@ class Captioner:
         feature_cache: FeatureCache | None = None,
         batch_size: int | None = None,
         loras: Sequence[tuple[str | os.PathLike[str], float]] = (),
+        quantization: str = "none",
     ) -> None:
+        if quantization not in QUANTIZATIONS:
+            raise ValueError(f"quantization is {quantization!r}; it takes {', '.join(QUANTIZATIONS)}.")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it takes 1 or more.")
         for name, strength in loras:
@@ -115,6 +149,7 @@ class Captioner:
         self.model = str(model)
         self.device = device
         self.dtype = dtype
+        self.quantization = quantization
         self.batch_size = batch_size
         self.loras = tuple((os.fspath(name), float(strength)) for name, strength in loras)
         self._manager = manager
@@ -124,7 +159,7 @@ class Captioner:
     def caption(
         self,
         images: ImageSource | Iterable[ImageSource],
-        instructions: str | Sequence[str] = DEFAULT_INSTRUCTION,
+        instructions: str | Sequence[str] | None = None,
         options: CaptionOptions | None = None,
         on_step: StepCallback | None = None,
     ) -> list[ImageResult]:
@@ -138,7 +173,7 @@ class Captioner:
     def stream(
         self,
         images: ImageSource | Iterable[ImageSource],
-        instructions: str | Sequence[str] = DEFAULT_INSTRUCTION,
+        instructions: str | Sequence[str] | None = None,
         options: CaptionOptions | None = None,
         on_step: StepCallback | None = None,
         *,
@@ -153,7 +188,7 @@ class Captioner:
 
         Args:
             images: one picture or many; see :data:`ImageSource`.
-            instructions: names in any case, with or without brackets.
+            instructions: names in any case, with or without brackets; None: :func:`default_instruction`.
             options: how to generate and how to clean up.
             on_step: called before each decoded token with the number of tokens so far, and many times with 0
                 while pictures are being encoded; may raise to cancel.
@@ -162,42 +197,54 @@ class Captioner:
                 the pictures will hardly be seen again.
 
         Raises:
-            InstructionError: an unknown instruction, a text input that is missing or that none takes, or
-                scores of regions where none finds any.
+            InstructionError: an unknown instruction, one that the checkpoint's family does not have, a text
+                input or a language that is missing or that none takes, or scores of regions where none finds
+                any.
             ModelFilesError: the checkpoint is not there and cannot be had.
             CheckpointError: the checkpoint cannot be loaded, or an adapter does not fit it.
             ValueError: an option that the checkpoint does not allow.
             OutOfMemoryError: torch's; the device has not enough memory for one picture.
         """
+        self._learn_family()
         inquiry = self.inquire(instructions, options)
         pictures: ReadAhead[ImageSource, Any] = ReadAhead(_named(images))
         answerer = Answerer(self._features, self.batch_size, keep_features=keep_features)
         waits = hasattr(images, "__next__")  # an iterator may take its time, a list does not
         return self._run(_Run(inquiry, answerer, on_step), pictures, waits)
 
-    def inquire(self, instructions: str | Sequence[str], options: CaptionOptions | None = None) -> Inquiry:
+    def inquire(
+        self, instructions: str | Sequence[str] | None = None, options: CaptionOptions | None = None
+    ) -> Inquiry:
         """Check all that can be wrong for every picture, before the first is opened.
+
+        Instructions become those of the checkpoint's family. Which that is, is a guess for a checkpoint that
+        is neither in the built-in catalogue nor on this computer, see
+        :func:`promptgen.models_cache.family_of_model`.
 
         Raises:
             InstructionError, ValueError: see :meth:`stream`.
         """
-        table = find_instructions(instructions)
         options = options or CaptionOptions()
         entry = self._find_entry()
+        prompts = {} if entry is None else dict(entry.prompts)
+        table = self._of_family(instructions, prompts)
         check_text_input(table, options.text_input)
+        check_language(table, options.language, prompts)
         check_vision(table, options.vision)
+        check_retries(options.generation, options.retries)
         parse_background(options.background)
         if not any(strength for _, strength in self.loras):  # nobody knows what those were trained on
             for instruction in table:
                 self._warn_if_unknown(instruction, entry)
-        if entry is None:
-            return Inquiry(table, options, {}, ())
-        return Inquiry(table, options, dict(entry.prompts), entry.instructions)
+        return Inquiry(table, options, prompts, () if entry is None else entry.instructions)
 
     def loaded(self) -> AbstractContextManager[LoadedModel]:
         """Hold the model in memory for the length of a ``with`` block, see :meth:`.ModelManager.acquire`."""
         manager = self._manager or _shared_manager()
-        return manager.acquire(self.model, device=self.device, dtype=self.dtype, adapters=self.loras)
+        return manager.acquire(
+            self.model, device=self.device, dtype=self.dtype, adapters=self.loras,
+            quantization=self.quantization,
+        )  # fmt: skip
 
     def image_processor(self) -> ImageProcessor:
         """What the model's is, without its weights, see :func:`.models_cache.image_processor`."""
@@ -221,6 +268,26 @@ class Captioner:
                 yield from results
                 ahead = True
 
+    def _learn_family(self) -> None:
+        """Fetch a checkpoint of which nothing is known, since what it is asked depends on what it is."""
+        from ..models_cache import ensure_checkpoint, told_family
+
+        if told_family(self.model) is None:
+            ensure_checkpoint(self.model)
+
+    def _of_family(
+        self, instructions: str | Sequence[str] | None, prompts: Mapping[str, str]
+    ) -> tuple[Instruction, ...]:
+        """The instructions as the checkpoint's family has them; one with a prompt of its own may be any."""
+        from ..models_cache import family_of_model
+
+        named = default_instruction(self.model) if instructions is None else instructions
+        family = family_of_model(self.model)
+        return tuple(
+            one if family not in one.families and one.name in prompts else one.for_family(family)
+            for one in find_instructions(named)
+        )
+
     def _find_entry(self) -> CheckpointEntry | None:
         from ..models_cache import entry_of
 
@@ -229,7 +296,7 @@ class Captioner:
     def _warn_if_unknown(self, instruction: Instruction, entry: CheckpointEntry | None) -> None:
         if entry is None or not entry.instructions or instruction.name in entry.instructions:
             return
-        if instruction.name in self._warned:
+        if instruction.name in self._warned or instruction.is_free:
             return
         self._warned.add(instruction.name)
         logger.warning(

@@ -3,10 +3,14 @@
 An instruction is a *name* (``MIXED_CAPTION``), a *literal prompt* that the tokenizer gets
 (``<MIXED_CAPTION>``, or ``Locate {input} in the image.``), the input it needs, and the kind of answer
 that comes back. The literal prompts of Florence-2 are those of its published processor; PromptGen's own
-instructions are not in that processor and reach the tokenizer as they stand, brackets included.
+instructions are not in that processor and reach the tokenizer as they stand, brackets included. Those of
+PaliGemma are the task prefixes that it was trained with
+(https://ai.google.dev/gemma/docs/paligemma/prompt-system-instructions).
 
-Which checkpoint knows which instruction is the model catalogue's business (:mod:`promptgen.models_cache`);
-``known_by`` here only says it for people. A catalogue entry may replace a literal prompt.
+A family of checkpoints may have a prompt of its own for an instruction, or none: then its checkpoints cannot
+do it at all. Which checkpoint of a family knows which instruction is the model catalogue's business
+(:mod:`promptgen.models_cache`); ``known_by`` here only says it for people. A catalogue entry may replace a
+literal prompt. How a prompt is filled in is told in :mod:`.prompts`.
 """
 
 from __future__ import annotations
@@ -14,24 +18,35 @@ from __future__ import annotations
 import difflib
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from .errors import InstructionError
 
 __all__ = [
+    "FAMILY_NAMES",
+    "FLORENCE2",
+    "INPUT_SLOT",
     "INSTRUCTIONS",
+    "LANGUAGE_SLOT",
+    "PALIGEMMA",
     "AnswerKind",
+    "FamilyPrompt",
     "Instruction",
     "InstructionError",
-    "build_prompt",
-    "build_prompts",
     "check_text_input",
     "find_instruction",
     "find_instructions",
+    "instructions_of",
+    "missing_input",
 ]
 
 INPUT_SLOT = "{input}"
+LANGUAGE_SLOT = "{language}"
+
+FLORENCE2, PALIGEMMA = "florence2", "paligemma"
+FAMILY_NAMES = {FLORENCE2: "Florence-2", PALIGEMMA: "PaliGemma"}
+"""The families by the ``model_type`` of their ``config.json``, and what people call them."""
 
 
 class AnswerKind(enum.Enum):
@@ -49,6 +64,20 @@ class AnswerKind(enum.Enum):
     PHRASES = "phrases"  # phrases of the given text, each with boxes → Regions
     POLYGONS = "polygons"  # outlines → Regions
     OPEN_VOCABULARY = "open_vocabulary"  # boxes or outlines, as the model likes → Regions
+    DETECTIONS = "detections"  # boxes as PaliGemma writes them, each before its label → Regions
+
+
+TextForm = Literal["kept", "line", "things"]
+"""How a text input goes into a prompt: as it is, in one line, or as a list with ``;`` between."""
+
+
+@dataclass(frozen=True)
+class FamilyPrompt:
+    """How another family of checkpoints is asked, and what it answers with."""
+
+    prompt: str
+    answer: AnswerKind
+    text_form: TextForm = "kept"
 
 
 @dataclass(frozen=True)
@@ -56,23 +85,61 @@ class Instruction:
     """One thing that can be asked about an image."""
 
     name: str  # as the model card spells it, without brackets
-    prompt: str  # what the tokenizer gets; "{input}" is where the text or region goes
+    prompt: str  # what the tokenizer gets; "{input}" is where the text or region goes, "{language}" a code
     answer: AnswerKind
     summary: str  # one line for people
     known_by: str  # which generations of checkpoints were trained on it, for people
     input: Literal["none", "text", "region"] = "none"
     aliases: tuple[str, ...] = ()  # other names that find it, upper case; also those of other node packs
+    family: str = FLORENCE2  # whose prompt and answer these are
+    family_prompts: Mapping[str, FamilyPrompt] = field(default_factory=dict, hash=False)  # of the others
+    text_form: TextForm = "kept"
+    tags_first: bool = False  # of a mixed answer: in one line the tags stand before the prose
 
     @property
     def needs_input(self) -> bool:
         """Whether a text or a region must be given along with the image."""
         return self.input != "none"
 
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families whose checkpoints can be asked."""
+        return (self.family, *self.family_prompts)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the prompt is the user's own, word for word."""
+        return self.prompt == INPUT_SLOT
+
+    def for_family(self, family: str) -> Instruction:
+        """The same with the prompt and the kind of answer that a family has for it.
+
+        Raises:
+            InstructionError: its checkpoints cannot be asked that; the message says what they can.
+        """
+        if family == self.family:
+            return self
+        own = self.family_prompts.get(family)
+        if own is None:
+            raise InstructionError(_foreign(self, family))
+        others = {name: prompt for name, prompt in self.family_prompts.items() if name != family}
+        others[self.family] = FamilyPrompt(self.prompt, self.answer, self.text_form)
+        return replace(
+            self,
+            prompt=own.prompt,
+            answer=own.answer,
+            text_form=own.text_form,
+            family=family,
+            family_prompts=others,
+        )
+
 
 _FLORENCE = "Florence-2 and its fine-tunes"
 _CAPTIONERS = "all Florence-2 and PromptGen checkpoints"
 _PROMPTGEN = "PromptGen v1.5 and v2.0"
 _PROMPTGEN_2 = "PromptGen v2.0"
+_PALIGEMMA = "PaliGemma's mix and pt checkpoints"
+_BOTH = "Florence-2 and its fine-tunes; PaliGemma's mix and pt checkpoints"
 
 _TABLE = (
     Instruction(
@@ -91,9 +158,10 @@ _TABLE = (
         "CAPTION",
         "What does the image describe?",
         AnswerKind.CAPTION,
-        "One line about the image.",
-        _CAPTIONERS,
+        "One line about the image; longer with PaliGemma's captioners.",
+        f"{_CAPTIONERS}; all PaliGemma checkpoints",
         aliases=("SIMPLE",),
+        family_prompts={PALIGEMMA: FamilyPrompt("caption {language}", AnswerKind.CAPTION)},
     ),
     Instruction(
         "DETAILED_CAPTION",
@@ -128,6 +196,24 @@ _TABLE = (
         aliases=("MIX_CAPTION_PLUS", "PROMPT_GEN_MIXED_CAPTION_PLUS", "EXTRA_MIXED"),
     ),
     Instruction(
+        "LONG_PROMPT",
+        "caption en",
+        AnswerKind.MIXED,
+        "Tags and then a long description, in one line, for Flux's two text encoders.",
+        "PaliGemma's long-prompt checkpoints",
+        aliases=("LONGPROMPT",),
+        family=PALIGEMMA,
+        tags_first=True,
+    ),
+    Instruction(
+        "DESCRIBE",
+        "describe {language}",
+        AnswerKind.CAPTION,
+        "A longer caption.",
+        _PALIGEMMA,
+        family=PALIGEMMA,
+    ),
+    Instruction(
         "ANALYZE",
         "<ANALYZE>",
         AnswerKind.ANALYSIS,
@@ -140,7 +226,8 @@ _TABLE = (
         "What is the text in the image?",
         AnswerKind.OCR,
         "The words written in the image.",
-        _FLORENCE,
+        _BOTH,
+        family_prompts={PALIGEMMA: FamilyPrompt("ocr", AnswerKind.OCR)},
     ),
     Instruction(
         "OCR_WITH_REGION",
@@ -200,8 +287,10 @@ _TABLE = (
         "Locate {input} in the image.",
         AnswerKind.OPEN_VOCABULARY,
         "Boxes or outlines of the things that you name.",
-        _FLORENCE,
+        _BOTH,
         input="text",
+        aliases=("DETECT",),
+        family_prompts={PALIGEMMA: FamilyPrompt("detect {input}", AnswerKind.DETECTIONS, "things")},
     ),
     Instruction(
         "REGION_TO_CATEGORY",
@@ -235,7 +324,45 @@ _TABLE = (
         "Florence-2-DocVQA",
         input="text",
     ),
+    Instruction(
+        "VQA",
+        "answer {language} {input}",
+        AnswerKind.TEXT,
+        "The answer to your question about the image.",
+        _PALIGEMMA,
+        input="text",
+        aliases=("ANSWER", "QUESTION"),
+        family=PALIGEMMA,
+        text_form="line",
+    ),
+    Instruction(
+        "PROMPT",
+        INPUT_SLOT,
+        AnswerKind.TEXT,
+        "The answer to a prompt of your own, both word for word.",
+        "all checkpoints, each those prompts that it was trained with",
+        input="text",
+        aliases=("FREE_PROMPT", "CUSTOM"),
+        family_prompts={PALIGEMMA: FamilyPrompt(INPUT_SLOT, AnswerKind.TEXT)},
+    ),
 )
+
+# What comes nearest in the other family; said to those who ask for what theirs has not.
+_INSTEAD = {
+    PALIGEMMA: {
+        "GENERATE_TAGS": "CAPTION",
+        "DETAILED_CAPTION": "DESCRIBE",
+        "MORE_DETAILED_CAPTION": "DESCRIBE",
+        "MIXED_CAPTION": "LONG_PROMPT",
+        "MIXED_CAPTION_PLUS": "LONG_PROMPT",
+        "OCR_WITH_REGION": "OCR",
+        "OD": "OPEN_VOCABULARY_DETECTION",
+        "CAPTION_TO_PHRASE_GROUNDING": "OPEN_VOCABULARY_DETECTION",
+        "REFERRING_EXPRESSION_SEGMENTATION": "OPEN_VOCABULARY_DETECTION",
+        "DOCVQA": "VQA",
+    },
+    FLORENCE2: {"LONG_PROMPT": "MIXED_CAPTION", "DESCRIBE": "DETAILED_CAPTION", "VQA": "DOCVQA"},
+}
 
 INSTRUCTIONS: dict[str, Instruction] = {instruction.name: instruction for instruction in _TABLE}
 """Every known instruction by its name, in the order in which people should see them."""
@@ -248,7 +375,7 @@ _BY_ANY_NAME: dict[str, Instruction] = {
 def find_instruction(name: str) -> Instruction:
     """Look up an instruction by name or alias, in any case, with or without ``<>``.
 
-    Dashes and spaces count as underscores. A free prompt is not an instruction.
+    Dashes and spaces count as underscores. A free prompt is no name: it is the text input of ``PROMPT``.
 
     Raises:
         InstructionError: the name is unknown; the message names the nearest and lists all.
@@ -281,9 +408,9 @@ def find_instructions(names: str | Iterable[str]) -> tuple[Instruction, ...]:
 def check_text_input(instructions: Iterable[Instruction], text_input: str | None) -> None:
     """Check before any image is opened that a text input is there if, and only if, an instruction takes one.
 
-    One text goes to every instruction that takes one, and :func:`build_prompt` leaves it out of the others;
-    a text that none of them takes is a mistake worth telling. Whether a box in pixels is within the image is
-    seen later, by :func:`build_prompt`, which knows the image.
+    One text goes to every instruction that takes one, and :func:`.prompts.build_prompt` leaves it out of the
+    others; a text that none of them takes is a mistake worth telling. Whether a box in pixels is within the
+    image is seen later, by that function, which knows the image.
 
     Raises:
         InstructionError: the text is missing, or nobody takes it, or it should be a region and is not.
@@ -292,10 +419,15 @@ def check_text_input(instructions: Iterable[Instruction], text_input: str | None
     takers = [instruction for instruction in instructions if instruction.needs_input]
     given = bool(text_input and text_input.strip())
     if takers and not given:
-        raise InstructionError(_missing_input(takers[0]))
+        raise InstructionError(missing_input(takers[0]))
     if given and not takers:
         names = ", ".join(instruction.name for instruction in instructions)
-        able = ", ".join(name for name, instruction in INSTRUCTIONS.items() if instruction.needs_input)
+        families = [family for one in instructions for family in one.families]
+        able = ", ".join(
+            name
+            for name, instruction in INSTRUCTIONS.items()
+            if instruction.needs_input and any(family in instruction.families for family in families)
+        )
         raise InstructionError(
             f"the text input {_shorten(text_input or '')!r} has no use: {names} take none. Leave it out, or"
             f" ask for one of {able}."
@@ -306,71 +438,33 @@ def check_text_input(instructions: Iterable[Instruction], text_input: str | None
         split_regions(text_input)
 
 
-def build_prompts(
-    instruction: Instruction,
-    text_input: str | None = None,
-    entry_prompts: Mapping[str, str] | None = None,
-    image_size: tuple[int, int] | None = None,
-) -> tuple[str, ...]:
-    """The literal prompts for the tokenizer: one, or one for each region that the text input holds.
-
-    See :func:`build_prompt`, and :func:`promptgen.captioning.region_prompts.split_regions` for how several
-    regions are written.
-    """
-    if instruction.input != "region" or not (text_input and text_input.strip()):
-        return (build_prompt(instruction, text_input, entry_prompts, image_size),)
-    from .region_prompts import split_regions
-
-    regions = split_regions(text_input)
-    return tuple(build_prompt(instruction, region, entry_prompts, image_size) for region in regions)
+def instructions_of(family: str) -> tuple[str, ...]:
+    """The names of those that checkpoints of a family can be asked, in the table's order."""
+    return tuple(name for name, instruction in INSTRUCTIONS.items() if family in instruction.families)
 
 
-def build_prompt(
-    instruction: Instruction,
-    text_input: str | None = None,
-    entry_prompts: Mapping[str, str] | None = None,
-    image_size: tuple[int, int] | None = None,
-) -> str:
-    """The literal prompt for the tokenizer.
-
-    Args:
-        instruction: what is asked.
-        text_input: the text or region, for an instruction that takes one (others ignore it, see
-            :func:`check_text_input`). It is stripped of surrounding white space. A region is four ``<loc_…>``
-            tokens, or a box ``x0,y0,x1,y1`` in pixels of the original image or in fractions of it, see
-            :func:`promptgen.captioning.regions.region_tokens`.
-        entry_prompts: literal prompts by instruction name that a checkpoint wants instead of the usual ones.
-        image_size: ``(width, height)`` of the original image; needed only for a region in numbers.
-
-    Raises:
-        InstructionError: the input is missing or cannot be read, or the checkpoint's prompt has no place
-        for it.
-    """
-    prompt = (entry_prompts or {}).get(instruction.name, instruction.prompt)
-    if not instruction.needs_input:
-        return prompt
-    text = (text_input or "").strip()
-    if not text:
-        raise InstructionError(_missing_input(instruction))
-    if INPUT_SLOT not in prompt:
-        raise InstructionError(
-            f"the model's catalogue entry gives the prompt {prompt!r} for {instruction.name}, which has no"
-            f" {INPUT_SLOT} for the text to go to; add it to the entry."
-        )
-    if instruction.input == "region":
-        from .regions import region_tokens
-
-        text = region_tokens(text, image_size)
-    return prompt.replace(INPUT_SLOT, text)
-
-
-def _missing_input(instruction: Instruction) -> str:
+def missing_input(instruction: Instruction) -> str:
+    """What to tell one who asks without the input that it takes."""
     if instruction.input == "region":
         return (
             f"{instruction.name} needs a region: a box x0,y0,x1,y1 in pixels or in fractions of the image"
             f" (0.1,0.2,0.5,0.9), or four location tokens (<loc_100><loc_200><loc_500><loc_900>)."
         )
     return f"{instruction.name} needs a text input: {instruction.summary[0].lower()}{instruction.summary[1:]}"
+
+
+def _foreign(instruction: Instruction, family: str) -> str:
+    """Why a checkpoint of ``family`` cannot be asked, and what it can."""
+    theirs = " and ".join(FAMILY_NAMES.get(one, one) for one in instruction.families)
+    message = (
+        f"{instruction.name} is for {theirs}; {FAMILY_NAMES.get(family, family)} checkpoints have no such"
+        f" instruction."
+    )
+    instead = _INSTEAD.get(family, {}).get(instruction.name)
+    if instead:
+        needs = INSTRUCTIONS[instead].needs_input and not instruction.needs_input
+        message += f" Ask for {instead}{', with what you look for as text input' if needs else ''}."
+    return f"{message} They know {', '.join(instructions_of(family))}."
 
 
 def _shorten(text: str, limit: int = 60) -> str:

@@ -5,6 +5,8 @@ The forms that exist:
 * PromptGen's MIXED_CAPTION: a paragraph, one or two line breaks, tags. MIXED_CAPTION_PLUS adds a third
   block, the analysis. Now and then a line break is missing, so that tags follow the last full stop.
 * PaliGemma's long prompts: tags first and prose after, in one line, with nothing but a comma between them.
+  Whoever knows that a line is of this form, or sees it by tags with underscores at its beginning, has it
+  split by :mod:`.tags_first` alone.
 
 No line is dropped for being short and no word is lost: the parts together hold all of the text, less the
 commas and white space between the parts. How it is decided, from the surest to the least sure:
@@ -31,27 +33,22 @@ import re
 from dataclasses import dataclass, replace
 
 from .analysis import find_fields
+from .tags_first import begins_with_tags, prose_position
+from .wording import (
+    CONJUNCTIONS,
+    FUNCTION_WORDS,
+    LONGEST_TAG,
+    SEPARATORS,
+    breaks,
+    looks_like_sentence,
+    pieces_of,
+    reads_like_prose,
+    sentence_ends,
+)
 
 __all__ = ["MixedParts", "split_mixed"]
 
 _MOST_SENTENCES = 50  # how many full stops, from the end, are looked behind; keeps the work linear
-_LONGEST_TAG = 6  # words; what is longer between two commas reads like prose
-
-# Words that tags of one to six words hardly ever contain, and sentences soon do.
-_FUNCTION_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        """a an the is are was were be been has have had does appears seems depicts shows features includes
-        stands sits this that these those there here it he she they his its their which who whose while where
-        what""",
-    )
-)
-_CONJUNCTIONS = frozenset(["and", "or", "but", "nor", "with", "as"])  # at the beginning of a piece
-_ABBREVIATIONS = frozenset(
-    ["mr", "mrs", "ms", "dr", "st", "vs", "no", "jr", "sr", "prof", "vol", "fig", "ft", "feat", "etc"]
-)
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|\Z)|[。！？]+[”’」』]*")
-_SEPARATORS = ", \t\r\n\v\f\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029"
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,16 @@ class MixedParts:
     analysis: str = ""  # "field: value, field: value"
 
 
-def split_mixed(text: str) -> MixedParts:
-    """Split any text into prose, tags and analysis; see the module's description for how."""
+def split_mixed(text: str, *, tags_first: bool = False) -> MixedParts:
+    """Split any text into prose, tags and analysis; see the module's description for how.
+
+    Args:
+        text: a mixed answer.
+        tags_first: it comes from a checkpoint that writes the tags before the prose, in one line, and no
+            analysis. Several lines are split as if nothing were known.
+    """
+    if tags_first and len(only := _lines(text)) == 1:
+        return _split_tags_first(only[0].text)
     analysis_lines: list[str] = []
     lines: list[_Line] = []  # of prose and tags
     in_analysis = False
@@ -78,13 +83,20 @@ def split_mixed(text: str) -> MixedParts:
         in_analysis = True
         if start:
             lines.append(replace(line, text=line.text[:start]))
-        analysis_lines.append(line.text[start:].strip(_SEPARATORS))
+        analysis_lines.append(line.text[start:].strip(SEPARATORS))
+    if len(lines) == 1 and begins_with_tags(lines[0].text):
+        return replace(_split_tags_first(lines[0].text), analysis="\n".join(analysis_lines))
     prose, tags = _assign(_cut_all(lines))
     return MixedParts(
-        "".join(piece.gap + piece.text for piece in prose).strip(_SEPARATORS),
+        "".join(piece.gap + piece.text for piece in prose).strip(SEPARATORS),
         _join_tags(tags),
         "\n".join(analysis_lines),
     )
+
+
+def _split_tags_first(line: str) -> MixedParts:
+    position = prose_position(line)
+    return MixedParts(prose=line[position:].strip(SEPARATORS), tags=line[:position].strip(SEPARATORS))
 
 
 def _join_tags(pieces: list[_Piece]) -> str:
@@ -92,10 +104,10 @@ def _join_tags(pieces: list[_Piece]) -> str:
     text = ""
     for piece in pieces:
         if "\n" in piece.gap:
-            text = text.rstrip(_SEPARATORS) + ", " + piece.text.lstrip(_SEPARATORS)
+            text = text.rstrip(SEPARATORS) + ", " + piece.text.lstrip(SEPARATORS)
         else:
             text += piece.gap + piece.text
-    return text.strip(_SEPARATORS)
+    return text.strip(SEPARATORS)
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ def _lines(text: str) -> list[_Line]:
     lines: list[_Line] = []
     blank = False
     for line in text.splitlines():
-        if line.strip(_SEPARATORS):
+        if line.strip(SEPARATORS):
             lines.append(_Line(line.strip(), blank))
         blank = not line.strip()
     return lines
@@ -133,7 +145,7 @@ def _find_analysis(line: str) -> int | None:
             return 0
         telling = any(field["known"] or "_" in field["unknown"] for field in fields)
         # "re:zero" and "honkai: star rail" are tags, even three of them among others
-        if len(fields) >= 3 and (telling or len(fields) >= len(_pieces(line))):
+        if len(fields) >= 3 and (telling or len(fields) >= len(pieces_of(line))):
             return 0
     named = [bool(field["known"]) and bool(re.search(r"[ _]", field["known"])) for field in fields]
     for field, this, following in zip(fields, named, named[1:], strict=False):
@@ -144,7 +156,7 @@ def _find_analysis(line: str) -> int | None:
 
 def _find_after_sentence(line: str) -> int | None:
     """Where an analysis begins right after a full stop, a case that has no comma before the first field."""
-    for end in _sentence_ends(line)[-_MOST_SENTENCES:]:
+    for end in sentence_ends(line)[-_MOST_SENTENCES:]:
         tail = line[end:].lstrip()
         fields = find_fields(tail)
         if len(fields) >= 2 and not fields[0].start() and fields[0]["known"] and fields[1]["known"]:
@@ -165,7 +177,7 @@ def _cut_all(lines: list[_Line]) -> list[_Piece]:
 def _cut(line: _Line, tags_follow: bool) -> list[_Piece]:
     """The line as one piece, or as two if it plainly holds prose and tags."""
     gap = "\n\n" if line.after_blank else "\n"
-    whole = tags_follow and _breaks(line.text) and not line.text.endswith(",")
+    whole = tags_follow and breaks(line.text) and not line.text.endswith(",")
     for find in (_prose_after_tags,) if whole else (_tags_after_prose, _prose_after_tags):
         position = find(line.text)
         if position is not None:
@@ -179,10 +191,10 @@ def _cut(line: _Line, tags_follow: bool) -> list[_Piece]:
 
 def _tags_after_prose(line: str) -> int | None:
     """Where tags begin after the last full stop within the line, or None."""
-    for end in _sentence_ends(line)[-_MOST_SENTENCES:]:
+    for end in sentence_ends(line)[-_MOST_SENTENCES:]:
         tail = line[end:]
-        pieces = _pieces(tail)
-        if len(pieces) >= 3 and not any(map(_reads_like_prose, pieces)) and not _looks_like_sentence(tail):
+        pieces = pieces_of(tail)
+        if len(pieces) >= 3 and not any(map(reads_like_prose, pieces)) and not looks_like_sentence(tail):
             return end
     return None
 
@@ -194,9 +206,9 @@ def _prose_after_tags(line: str) -> int | None:
     for number, piece in enumerate(pieces):
         if _starts_prose(pieces, number):
             first = piece.split()[0]
-            enumerating = first in _CONJUNCTIONS
+            enumerating = first in CONJUNCTIONS
             if line[0].isupper():  # as sentences begin, but not tags; so what follows must plainly begin one
-                enumerating |= not (first[0].isupper() and first.lower() in _FUNCTION_WORDS)
+                enumerating |= not (first[0].isupper() and first.lower() in FUNCTION_WORDS)
             return None if number < 3 or enumerating else position
         position += len(piece) + 1
     return None
@@ -208,28 +220,28 @@ def _starts_prose(pieces: list[str], number: int) -> bool:
     words = piece.split()
     if not words:
         return False
-    if len(words) > _LONGEST_TAG or words[0] in _CONJUNCTIONS or _breaks(piece):
+    if len(words) > LONGEST_TAG or words[0] in CONJUNCTIONS or breaks(piece):
         return True
-    if not _reads_like_prose(piece):
+    if not reads_like_prose(piece):
         return False
-    return pieces[-1].rstrip().endswith((".", "!", "?")) or any(map(_reads_like_prose, pieces[number + 1 :]))
+    return pieces[-1].rstrip().endswith((".", "!", "?")) or any(map(reads_like_prose, pieces[number + 1 :]))
 
 
 def _mark(text: str) -> float:
     """How a piece of text reads, from -1 (prose) to 1 (tags); 0 says nothing."""
-    pieces = _pieces(text)
+    pieces = pieces_of(text)
     if not pieces:
         return 0
-    if _breaks(text):
+    if breaks(text):
         return -1
-    prose = sum(map(_reads_like_prose, pieces))
+    prose = sum(map(reads_like_prose, pieces))
     if len(pieces) == 1:
         mark = -1.0 if prose else 0.0
     else:
         mark = (len(pieces) - 2 * prose) / len(pieces) * (0.6 if len(pieces) == 2 else 1)
-    if _reads_like_prose(pieces[0]):  # tags may hold an article, but a list of them does not begin with one
+    if reads_like_prose(pieces[0]):  # tags may hold an article, but a list of them does not begin with one
         mark = min(mark, -0.5 if text[0].isupper() else 0)
-    if _looks_like_sentence(text):
+    if looks_like_sentence(text):
         mark -= 1
     elif re.search(r"[.!?。！？]\Z", text):
         mark -= 0.25
@@ -256,42 +268,3 @@ def _assign(pieces: list[_Piece]) -> tuple[list[_Piece], list[_Piece]]:
         difference += 2 * pieces[boundary - 1].mark
     head, tail = pieces[: best[1]], pieces[best[1] :]
     return (head, tail) if best[2] else (tail, head)
-
-
-def _pieces(text: str) -> list[str]:
-    return [piece.strip() for piece in text.split(",") if piece.strip()]
-
-
-def _reads_like_prose(piece: str) -> bool:
-    words = piece.lower().split()
-    if len(words) > _LONGEST_TAG:
-        return True
-    return len(words) > 1 and (words[0] in _CONJUNCTIONS or not _FUNCTION_WORDS.isdisjoint(words))
-
-
-def _looks_like_sentence(text: str) -> bool:
-    """A capital at the beginning and a full stop at the end."""
-    text = text.strip(_SEPARATORS)
-    return (
-        bool(text)
-        and not text[0].islower()
-        and text[0].isalpha()
-        and bool(re.search(r"[.!?。！？][\"'”’)\]]*\Z", text))
-    )
-
-
-def _sentence_ends(text: str) -> list[int]:
-    """Positions after a full stop (or ! or ?) with more text to come. "Mr." and the like end nothing."""
-    last = len(text.rstrip(_SEPARATORS))
-    ends = []
-    for match in _SENTENCE_END.finditer(text):
-        word = re.search(r"\w*\Z", text[max(0, match.start() - 12) : match.start()])
-        if match.end() < last and not (word and word[0].lower() in _ABBREVIATIONS):
-            ends.append(match.end())
-    return ends
-
-
-def _breaks(text: str) -> bool:
-    """Whether a sentence ends within the text and another begins, not just a word (as in "love live! x")."""
-    following = (re.compile(r"\s*(\S)").match(text, end) for end in _sentence_ends(text))
-    return any(match and not (match[1].islower() or match[1].isdigit()) for match in following)

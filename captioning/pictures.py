@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from .errors import ImageError, InstructionError, without_tracebacks
 from .features import pixels_key
 from .images import Background, ImageSource, open_image
-from .instructions import Instruction, build_prompts
+from .instructions import Instruction
+from .prompts import build_prompts
 from .tile_answers import tile_instruction
 from .tiles import TileBox, TileOptions, is_tileable, tile_boxes
 
@@ -67,6 +68,7 @@ class PictureReader:
     background: Background
     tile: TileOptions | None = None  # how to cut it
     known: tuple[str, ...] = ()  # what the checkpoint was trained on; empty if that is not known
+    language: str | None = None  # to answer in, for prompts that name one
 
     def __call__(self, source: ImageSource) -> Picture | ImageError | InstructionError:
         """The picture, or why it cannot be read or does not fit the text input."""
@@ -95,7 +97,7 @@ class PictureReader:
         for number, instruction in enumerate(self.instructions):
             of_part = tiled and is_tileable(instruction)
             asked = tile_instruction(instruction, self.known) if of_part else instruction
-            prompts = build_prompts(asked, self.text_input, self.prompts, image_size=image_size)
+            prompts = build_prompts(asked, self.text_input, self.prompts, image_size, self.language)
             question = Question(number, asked, prompts, of_part)
             if of_part:
                 parts.append(question)

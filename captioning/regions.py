@@ -1,5 +1,7 @@
 """Places in a picture: location tokens of an answer as pixels, pixels as location tokens of a question.
 
+(PaliGemma's are another language: see :mod:`.detections`.)
+
 Florence-2 writes a coordinate as ``<loc_0>`` … ``<loc_999>``, x and y in turn, each axis cut into 1 000
 bins. A bin's value is its centre, ``(bin + 0.5) / 1000 × size``; a coordinate's bin is found by rounding
 down. All pixels are those of the original image, after EXIF rotation, as floats.
@@ -65,6 +67,7 @@ _IGNORED = r"<s>|</s>|<pad>|<ground>|<obj>"
 # Markup that the published processor adds to the vocabulary and that is no part of any label.
 _OTHER = r"</?(?:od|ocr|cap|ncap|dcap|grounding|seg|region_cap|region_to_desciption|proposal)>|<and>"
 _MARKUP = re.compile(f"{_IGNORED}|{_OTHER}")
+_PALIGEMMA_TOKEN = re.compile(r"<loc[0-9]{4}>|<seg[0-9]{3}>")  # see `.detections`
 _ANY_TOKEN = re.compile(rf"{_LOCATION}|(?P<break><poly>|</poly>|<sep>)|(?P<ignored>{_IGNORED})|{_OTHER}")
 
 # Phrases of a caption that stand for nothing by themselves, as the published checkpoints' configuration has
@@ -144,7 +147,8 @@ def parse_regions(
     Args:
         raw: the decoded answer, location tokens included.
         kind: BOXES, PROPOSALS and PHRASES have four coordinates to a region, OCR_REGIONS eight; POLYGONS has
-            outlines; OPEN_VOCABULARY has outlines for the labels with ``<poly>`` and boxes for the others.
+            outlines; OPEN_VOCABULARY has outlines for the labels with ``<poly>`` and boxes for the others;
+            DETECTIONS are PaliGemma's boxes, see :mod:`.detections`.
         image_size: ``(width, height)`` of the original image in pixels.
         truncated: whether the answer was cut off; then an outline at its very end is not whole.
 
@@ -161,6 +165,10 @@ def parse_placed(
     if kind not in REGION_KINDS:
         known = ", ".join(sorted(item.name for item in REGION_KINDS))
         raise ValueError(f"an answer of kind {kind.name} has no regions; those that do are {known}")
+    if kind is AnswerKind.DETECTIONS:
+        from .detections import placed_detections
+
+        return placed_detections(raw, image_size)
     phrases = _phrases(raw)
     cut = truncated and bool(phrases) and phrases[-1].ends_answer
     placed: list[Placed] = []
@@ -175,8 +183,8 @@ def parse_placed(
 
 
 def strip_locations(raw: str) -> str:
-    """An answer's text without location tokens and other markup, for people."""
-    return _MARKUP.sub("", _TOKEN.sub("", raw)).strip()
+    """An answer's text without location tokens and other markup of either family, for people."""
+    return _PALIGEMMA_TOKEN.sub("", _MARKUP.sub("", _TOKEN.sub("", raw))).strip()
 
 
 def region_tokens(region: str, image_size: tuple[int, int] | None = None) -> str:
@@ -270,6 +278,7 @@ REGION_KINDS = frozenset(
         AnswerKind.OCR_REGIONS,
         AnswerKind.POLYGONS,
         AnswerKind.OPEN_VOCABULARY,
+        AnswerKind.DETECTIONS,
     ]
 )
 

@@ -14,9 +14,11 @@ from typing import Any
 
 from .analysis import Analysis, parse_analysis
 from .choosing import best_regions
+from .cleaning import CleaningOptions, clean_answer, is_cleaned
 from .instructions import AnswerKind, Instruction, find_instruction
 from .mixed import split_mixed
 from .regions import Region, parse_placed, strip_locations
+from .retries import RetryOptions
 from .scores import TokenScores, scored_regions
 from .tags import TagOptions, add_affixes, edit_prose, edit_tags, join_tags
 from .vision_options import VisionOptions
@@ -102,7 +104,8 @@ class Mixed(Result):
 
     ``prose`` and ``tags`` are used apart (Flux: T5-XXL and CLIP-L), so each of them has the prefix and the
     suffix; ``text`` holds all parts and has the prefix once, before the prose, and the suffix once, after the
-    tags. A part that the answer lacks stays empty.
+    tags; where an instruction's tags come first, it is the other way round. A part that the answer lacks
+    stays empty.
     """
 
     prose: str
@@ -172,6 +175,8 @@ def parse_answer(
     tag_options: TagOptions | None = None,
     token_scores: TokenScores | None = None,
     vision: VisionOptions | None = None,
+    cleaning: CleaningOptions | None = None,
+    retries: RetryOptions | None = None,
 ) -> Result:
     """Make the result that fits the instruction. Any answer at all gives one.
 
@@ -180,10 +185,13 @@ def parse_answer(
         raw: the decoded answer with location tokens, without ``<s>``, ``</s>`` and ``<pad>``.
         image_size: ``(width, height)`` of the original image in pixels, for regions.
         truncated: whether the answer hit the token limit.
-        tag_options: clean-up. Tags get all of it; captions get replacements, prefix and suffix; mixed answers
-            get the one for their tags and the other for their prose; all other kinds get nothing.
+        tag_options: how to edit what clean-up left. Tags get all of it; captions get replacements, prefix and
+            suffix; mixed answers get the one for their tags and the other for their prose; all other kinds
+            get nothing.
         token_scores: the log-probabilities of the answer's tokens, from which regions get their scores.
         vision: which regions to keep.
+        cleaning: clean-up, see :func:`.cleaning.clean_answer`.
+        retries: conditions, for the same kinds, that ``unmet`` tells of.
 
     Raises:
         InstructionError: the instruction is unknown.
@@ -194,6 +202,9 @@ def parse_answer(
     options = tag_options or TagOptions()
     common: dict[str, Any] = {"instruction": instruction.name, "raw": raw, "truncated": truncated}
     text = raw.strip()
+    if is_cleaned(instruction):
+        text = clean_answer(instruction, text, cleaning or CleaningOptions(), truncated=truncated)
+        common["unmet"] = (retries or RetryOptions()).unmet(text, raw)
     kind = instruction.answer
     if kind is AnswerKind.CAPTION:
         return Caption(text=edit_prose(text, options), **common)
@@ -201,11 +212,11 @@ def parse_answer(
         tags = tuple(edit_tags(_without_full_stop(text), options))
         return Tags(text=text if options == TagOptions() else join_tags(tags), tags=tags, **common)
     if kind is AnswerKind.MIXED:
-        return _mixed(text, options, common)
+        return _mixed(text, options, common, tags_first=instruction.tags_first)
     if kind is AnswerKind.ANALYSIS:
         return AnalysisResult(text=text, analysis=parse_analysis(text), **common)
-    if kind is AnswerKind.TEXT:
-        return Caption(text=strip_locations(text), **common)
+    if kind is AnswerKind.TEXT:  # of a free prompt nobody knows which markup is wanted
+        return Caption(text=text if instruction.is_free else strip_locations(text), **common)
     if kind is AnswerKind.OCR:
         return OcrText(text=strip_locations(text), **common)
     placed = parse_placed(raw, kind, image_size, truncated=truncated)
@@ -217,23 +228,19 @@ def parse_answer(
     return Regions(text="" if left_out else text_of_regions(regions, kind, raw), regions=regions, **common)
 
 
-def _mixed(text: str, options: TagOptions, common: dict[str, Any]) -> Mixed:
-    parts = split_mixed(text)
+def _mixed(text: str, options: TagOptions, common: dict[str, Any], *, tags_first: bool = False) -> Mixed:
+    parts = split_mixed(text, tags_first=tags_first)
     analysis = parse_analysis(parts.analysis) if parts.analysis else None
     bare = dataclasses.replace(options, prefix="", suffix="")
     tag_text = _without_full_stop(parts.tags)
     if options != TagOptions():
         prose = edit_prose(parts.prose, bare)
         tags = edit_tags(tag_text, bare)
-        if (
-            tags
-        ):  # the affixes become tags here as in `tags`: joined as to prose, "a (b)" and "c" would be one
-            last = dataclasses.replace(options, prefix="" if prose else options.prefix)
-            tags = edit_tags(tag_text, last)
-        first = (
-            add_affixes(prose, options.prefix, "" if tags else options.suffix) if prose or not tags else ""
-        )
-        text = "\n\n".join(part for part in (first, join_tags(tags), parts.analysis) if part)
+        if tags_first and prose and tags:
+            tags = edit_tags(tag_text, dataclasses.replace(options, suffix=""))
+            text = f"{join_tags(tags)}, {add_affixes(prose, '', options.suffix)}"
+        else:
+            text = _prose_first(prose, tags, tag_text, parts.analysis, options)
     return Mixed(
         text=text,
         prose=edit_prose(parts.prose, options) if parts.prose else "",
@@ -241,6 +248,14 @@ def _mixed(text: str, options: TagOptions, common: dict[str, Any]) -> Mixed:
         analysis=analysis,
         **common,
     )
+
+
+def _prose_first(prose: str, tags: list[str], tag_text: str, analysis: str, options: TagOptions) -> str:
+    """All parts of an edited answer in one text, with the affixes around them."""
+    if tags:  # the affixes become tags here as in `tags`: joined as to prose, "a (b)" and "c" would be one
+        tags = edit_tags(tag_text, dataclasses.replace(options, prefix="" if prose else options.prefix))
+    first = add_affixes(prose, options.prefix, "" if tags else options.suffix) if prose or not tags else ""
+    return "\n\n".join(part for part in (first, join_tags(tags), analysis) if part)
 
 
 def _without_full_stop(tags: str) -> str:

@@ -29,11 +29,12 @@ def tile_instruction(instruction: Instruction, known: Sequence[str] = ()) -> Ins
     Args:
         instruction: what is asked about the picture.
         known: the instructions that the checkpoint was trained on; empty if that is not known. One that knows
-            ``OCR`` alone is asked that.
+            ``OCR`` alone is asked that, and so is one of a family that has nothing else.
     """
-    if instruction.answer is AnswerKind.OCR and ("OCR" not in known or _PLACED_OCR in known):
-        return INSTRUCTIONS[_PLACED_OCR]
-    return instruction
+    placed = INSTRUCTIONS[_PLACED_OCR]
+    if instruction.answer is not AnswerKind.OCR or instruction.family not in placed.families:
+        return instruction
+    return placed if "OCR" not in known or _PLACED_OCR in known else instruction
 
 
 def tile_vision(options: VisionOptions) -> VisionOptions:

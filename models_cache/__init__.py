@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .identity import checkpoint_digest
     from .manager import LoadedInfo, ModelManager, shared_manager
     from .memory import return_memory
+    from .model_family import family_of_model, told_family
     from .placement import DirectPlacement, Placement
     from .processors import image_processor
     from .trained import write_trained_entry
@@ -73,6 +74,8 @@ _LAZY = {
     "ModelManager": "manager",
     "shared_manager": "manager",
     "return_memory": "memory",
+    "family_of_model": "model_family",
+    "told_family": "model_family",
     "DirectPlacement": "placement",
     "Placement": "placement",
     "image_processor": "processors",
@@ -104,6 +107,7 @@ __all__ = [
     "ensure_adapter",
     "ensure_checkpoint",
     "entry_of",
+    "family_of_model",
     "find_adapter",
     "find_checkpoint",
     "find_entry",
@@ -118,6 +122,7 @@ __all__ = [
     "return_memory",
     "search_folders",
     "shared_manager",
+    "told_family",
     "unregister_folder",
     "user_catalogue_path",
     "verify_checkpoint",

@@ -38,6 +38,11 @@ _DESCRIPTION = {"MORE_DETAILED_CAPTION": "<DESCRIPTION>Describe this image in gr
 
 _BASE, _LARGE = 231_000_000, 770_000_000
 
+PALIGEMMA = "paligemma"
+_PALIGEMMA_MIX = ("CAPTION", "DESCRIBE", "VQA", "OCR", "OPEN_VOCABULARY_DETECTION")
+_PALIGEMMA_1, _PALIGEMMA_2 = 2_923_000_000, 3_033_000_000
+_GATED = "Accept the licence on its Hub page and log in to download it."
+
 
 class CatalogueError(ValueError):
     """The user's catalogue file is wrong: the message names the file, and the line or the key."""
@@ -80,12 +85,25 @@ def _hub(
     licence: str = "MIT",
     prompts: Mapping[str, str] | None = None,
     alias: str | None = None,
+    family: str = "florence2",
 ) -> CheckpointEntry:
     name = hub_id.rpartition("/")[2]
     aliases = (alias,) if alias else ()
     return CheckpointEntry(
-        name, hub_id, parameters, licence, instructions, prompts or {}, note=note, aliases=aliases
+        name, hub_id, parameters, licence, instructions, prompts or {}, family, note, aliases=aliases
     )
+
+
+def _paligemma(
+    hub_id: str,
+    parameters: int,
+    instructions: tuple[str, ...],
+    note: str,
+    *,
+    licence: str = "Gemma",
+    alias: str | None = None,
+) -> CheckpointEntry:
+    return _hub(hub_id, parameters, instructions, note, licence=licence, alias=alias, family=PALIGEMMA)
 
 
 # Sources: each repository's model card and file list on the Hub.
@@ -123,6 +141,21 @@ _BUILT_IN: tuple[CheckpointEntry, ...] = (
          licence="Apache-2.0", prompts=_DESCRIPTION),
     _hub("HuggingFaceM4/Florence-2-DocVQA", _LARGE, ("DOCVQA",), "Answers a question about a document.",
          licence="not stated"),
+    _paligemma("mnemic/paligemma-longprompt-v1-safetensors", _PALIGEMMA_1, ("LONG_PROMPT", "CAPTION"),
+               "Tags, then a long description. About 11 GB; less memory with --quantization.",
+               alias="paligemma-longprompt-v1"),
+    _paligemma("gokaygokay/paligemma-rich-captions", _PALIGEMMA_1, ("CAPTION",),
+               "Long captions. About 11 GB.", licence="Apache-2.0"),
+    _paligemma("gokaygokay/sd3-long-captioner-v2", _PALIGEMMA_1, ("CAPTION",),
+               "Long prompts for Stable Diffusion 3. About 11 GB.", licence="Apache-2.0"),
+    _paligemma("google/paligemma-3b-mix-224", _PALIGEMMA_1, _PALIGEMMA_MIX,
+               f"Captions, questions, boxes. {_GATED}"),
+    _paligemma("google/paligemma-3b-mix-448", _PALIGEMMA_1, _PALIGEMMA_MIX,
+               f"As mix-224, for smaller things and texts. {_GATED}"),
+    _paligemma("google/paligemma2-3b-mix-224", _PALIGEMMA_2, _PALIGEMMA_MIX,
+               f"PaliGemma 2: captions, questions, boxes. {_GATED}"),
+    _paligemma("google/paligemma2-3b-mix-448", _PALIGEMMA_2, _PALIGEMMA_MIX,
+               f"As PaliGemma 2 mix-224, for smaller things and texts. {_GATED}"),
     CheckpointEntry(
         "demo", None, 1_793_152, "MIT",
         ("GENERATE_TAGS", *_CAPTIONS, "MIXED_CAPTION", "MIXED_CAPTION_PLUS", "ANALYZE", "OCR", "OD"),
@@ -182,6 +215,11 @@ def find_entry(model: str) -> CheckpointEntry | None:
         if wanted in (alias.casefold() for alias in entry.aliases):
             return entry
     return None
+
+
+def is_built_in(entry: CheckpointEntry) -> bool:
+    """Whether an entry is one of the table, all of whose facts are known, and none of the user's."""
+    return any(entry is one for one in _BUILT_IN)
 
 
 def user_catalogue_path() -> Path:
@@ -281,7 +319,8 @@ def _read_entry(path: Path, name: str, raw: Any) -> CheckpointEntry:
     for key, value in texts.items():
         if not isinstance(value, str):
             raise wrong(key, "a text", value)
-    instructions = raw.get("instructions", list(_FLORENCE2))
+    usual = _FLORENCE2 if texts["family"] == "florence2" else ()
+    instructions = raw.get("instructions", list(usual))
     if not isinstance(instructions, list) or not all(isinstance(item, str) for item in instructions):
         raise wrong("instructions", "a list of instruction names", instructions)
     prompts = raw.get("prompts", {})

@@ -31,7 +31,9 @@ KNOWN = """
     Florence-2-large-PromptGen-v2.0 Florence-2-base Florence-2-base-ft Florence-2-large Florence-2-large-ft
     Florence-2-base-gemini-2.0-flash-thinking-exp-1219-v0.2 Florence-2-base-Castollux-v0.5
     CogFlorence-2.1-Large CogFlorence-2.2-Large Florence-2-SD3-Captioner Florence-2-Flux-Large
-    Florence-2-DocVQA demo
+    Florence-2-DocVQA demo paligemma-longprompt-v1-safetensors paligemma-rich-captions
+    sd3-long-captioner-v2 paligemma-3b-mix-224 paligemma-3b-mix-448 paligemma2-3b-mix-224
+    paligemma2-3b-mix-448
 """
 
 

@@ -87,7 +87,8 @@ def test_training_never_sees_the_scenes_of_evaluation_and_examples() -> None:
 
 
 def test_prompts_are_those_of_the_engine() -> None:
-    from promptgen.captioning.instructions import build_prompt, find_instruction
+    from promptgen.captioning.instructions import find_instruction
+    from promptgen.captioning.prompts import build_prompt
 
     for name, prompt in PROMPTS.items():
         assert build_prompt(find_instruction(name), None, {}) == prompt

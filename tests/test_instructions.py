@@ -16,7 +16,8 @@ from promptgen.captioning import (
     find_instruction,
     find_instructions,
 )
-from promptgen.captioning.instructions import build_prompt, check_text_input
+from promptgen.captioning.instructions import FAMILY_NAMES, check_text_input, instructions_of
+from promptgen.captioning.prompts import build_prompt, check_language
 from promptgen.models_cache import catalogue
 
 PUBLISHED = (
@@ -29,8 +30,118 @@ PUBLISHED = (
 REFERENCE = Path(__file__).parent / "data" / "florence2-tiny-original" / "expected.json"
 
 
-def test_every_published_instruction_is_there_and_the_document_question() -> None:
-    assert set(INSTRUCTIONS) == {*PUBLISHED.split(), "DOCVQA"}
+PALIGEMMAS_OWN = {"LONG_PROMPT", "DESCRIBE", "VQA"}
+
+
+def test_every_published_instruction_is_there_and_those_beyond() -> None:
+    assert set(INSTRUCTIONS) == {*PUBLISHED.split(), "DOCVQA", *PALIGEMMAS_OWN, "PROMPT"}
+
+
+def test_florence2_has_what_was_published_for_it() -> None:
+    assert set(INSTRUCTIONS) - PALIGEMMAS_OWN == set(instructions_of("florence2"))
+    for name in instructions_of("florence2"):
+        assert INSTRUCTIONS[name].for_family("florence2") is INSTRUCTIONS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "language", "prompt", "answer"),
+    [
+        ("LONG_PROMPT", None, None, "caption en", AnswerKind.MIXED),
+        ("LONG_PROMPT", None, "de", "caption en", AnswerKind.MIXED),  # was trained in English alone
+        ("CAPTION", None, None, "caption en", AnswerKind.CAPTION),
+        ("CAPTION", None, "de", "caption de", AnswerKind.CAPTION),
+        ("DESCRIBE", None, " ZH ", "describe zh", AnswerKind.CAPTION),
+        ("OCR", None, "de", "ocr", AnswerKind.OCR),
+        ("VQA", "  how many\n  cats? ", None, "answer en how many cats?", AnswerKind.TEXT),
+        ("VQA", "what is {language}?", "fr", "answer fr what is {language}?", AnswerKind.TEXT),
+        ("DETECT", "cat; big  dog", None, "detect cat ; big dog", AnswerKind.DETECTIONS),
+        ("DETECT", "cat, dog", None, "detect cat ; dog", AnswerKind.DETECTIONS),
+        ("DETECT", "cat\r\ndog\n", None, "detect cat ; dog", AnswerKind.DETECTIONS),
+        ("DETECT", "red, white flag; dog;", None, "detect red, white flag ; dog", AnswerKind.DETECTIONS),
+        ("DETECT", " cat ; dog", None, "detect cat ; dog", AnswerKind.DETECTIONS),
+        ("PROMPT", " segment cat\nnow ", "de", "segment cat\nnow", AnswerKind.TEXT),
+    ],
+)
+def test_prompts_of_paligemma(
+    name: str, text: str | None, language: str | None, prompt: str, answer: AnswerKind
+) -> None:
+    instruction = find_instruction(name).for_family("paligemma")
+    assert build_prompt(instruction, text, language=language) == prompt
+    assert instruction.answer is answer
+    assert instruction.for_family("paligemma") is instruction
+
+
+def test_a_family_has_its_own_prompt_and_gives_back_the_other() -> None:
+    detect = find_instruction("OPEN_VOCABULARY_DETECTION")
+    theirs = detect.for_family("paligemma")
+    assert (detect.prompt, theirs.prompt) == ("Locate {input} in the image.", "detect {input}")
+    assert build_prompt(detect, "cat; dog") == "Locate cat; dog in the image."
+    assert set(detect.families) == set(theirs.families) == {"florence2", "paligemma"}
+    assert theirs.for_family("florence2") == detect
+    hash(theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "words"),
+    [
+        ("OD", "paligemma", ["OD is for Florence-2", "OPEN_VOCABULARY_DETECTION, with what you look for"]),
+        ("OCR_WITH_REGION", "paligemma", ["Ask for OCR.", "They know CAPTION, LONG_PROMPT"]),
+        ("MIXED_CAPTION", "paligemma", ["Ask for LONG_PROMPT"]),
+        ("REGION_TO_OCR", "paligemma", ["They know"]),
+        ("LONG_PROMPT", "florence2", ["LONG_PROMPT is for PaliGemma; Florence-2", "Ask for MIXED_CAPTION"]),
+        ("VQA", "florence2", ["Ask for DOCVQA.", "GENERATE_TAGS"]),
+    ],
+)
+def test_what_a_family_has_not_is_an_error_that_names_what_it_has(
+    name: str, family: str, words: list[str]
+) -> None:
+    with pytest.raises(InstructionError) as caught:
+        find_instruction(name).for_family(family)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list(INSTRUCTIONS))
+@pytest.mark.parametrize("family", list(FAMILY_NAMES))
+def test_a_prompt_has_a_place_for_what_it_needs_in_every_family(name: str, family: str) -> None:
+    if family not in INSTRUCTIONS[name].families:
+        return
+    instruction = INSTRUCTIONS[name].for_family(family)
+    assert instruction.needs_input == ("{input}" in instruction.prompt)
+    text = "<loc_1><loc_2><loc_3><loc_4>" if instruction.input == "region" else "a thing"
+    prompt = build_prompt(instruction, text)
+    assert "{" not in prompt
+    assert not instruction.needs_input or text in prompt
+
+
+def test_languages_are_checked_before_any_image() -> None:
+    caption, detect = (find_instruction(name).for_family("paligemma") for name in ("CAPTION", "DETECT"))
+    for code in (None, "en", "de", "fil", "zh-TW", " PT "):
+        check_language([caption, detect], code)
+    check_language([detect], "en")
+    check_language([find_instruction("CAPTION")], "EN")
+    for wrong in ("german", "d", "", "e n", "caption"):
+        with pytest.raises(InstructionError, match="no code; write two or three letters"):
+            check_language([caption], wrong)
+    with pytest.raises(InstructionError, match=r"'de' has no use: OPEN_VOCABULARY_DETECTION of PaliGemma"):
+        check_language([detect], "de")
+    with pytest.raises(InstructionError, match=r"CAPTION of Florence-2.*PaliGemma.*CAPTION, DESCRIBE, VQA"):
+        check_language([find_instruction("CAPTION")], "de")
+    check_language([find_instruction("CAPTION")], "de", {"CAPTION": "caption {language}"})
+    with pytest.raises(InstructionError, match="has no use"):
+        check_language([caption], "de", {"CAPTION": "caption en"})
+
+
+def test_a_question_of_nothing_but_separators_is_missing() -> None:
+    with pytest.raises(InstructionError, match="needs a text input"):
+        build_prompt(find_instruction("DETECT").for_family("paligemma"), " ; ,\n ; ")
+
+
+def test_who_takes_a_text_is_told_of_the_family_at_hand() -> None:
+    caption = find_instruction("DESCRIBE")
+    with pytest.raises(InstructionError, match="OPEN_VOCABULARY_DETECTION, VQA, PROMPT") as caught:
+        check_text_input([caption], "a cat")
+    assert "DOCVQA" not in str(caught.value)
 
 
 def test_prompts_are_those_of_the_reference() -> None:
@@ -170,7 +281,8 @@ def test_inputs_are_checked_before_any_image() -> None:
 
 
 def test_every_answer_kind_is_used_and_described() -> None:
-    assert {item.answer for item in INSTRUCTIONS.values()} == set(AnswerKind)
+    kinds = {item.for_family(family).answer for item in INSTRUCTIONS.values() for family in item.families}
+    assert kinds == set(AnswerKind)
     for item in INSTRUCTIONS.values():
         assert item.summary.endswith(".")
         assert item.known_by
@@ -178,5 +290,5 @@ def test_every_answer_kind_is_used_and_described() -> None:
 
 def test_the_catalogue_of_checkpoints_names_known_instructions_only() -> None:
     for entry in catalogue().values():
-        assert set(entry.instructions) <= set(INSTRUCTIONS), entry.name
+        assert set(entry.instructions) <= set(instructions_of(entry.family)), entry.name
         assert set(entry.prompts) <= set(INSTRUCTIONS), entry.name

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from promptgen.captioning import Captioner, CaptionOptions, InstructionError, Region
-from promptgen.captioning.instructions import INSTRUCTIONS, build_prompts, check_text_input
+from promptgen.captioning.instructions import INSTRUCTIONS, check_text_input
+from promptgen.captioning.prompts import build_prompts
 from promptgen.captioning.region_prompts import boxes_text, region_boxes, split_regions
 from promptgen.captioning.regions import parse_regions, region_tokens
 from promptgen.captioning.results import RegionCaption, RegionOcrText, Regions, parse_answer

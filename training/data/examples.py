@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...captioning.instructions import build_prompt, find_instruction
+from ...captioning.instructions import find_instruction
+from ...captioning.prompts import build_prompt
 from .pictures import ImageRef
 
 __all__ = ["Dataset", "Example", "OnProblem", "Problem", "clean_text", "why_no_text"]
@@ -40,7 +41,7 @@ class Example:
             image_size: ``(width, height)`` of the image as opened; needed for a region in pixels.
 
         Raises:
-            InstructionError: see :func:`promptgen.captioning.instructions.build_prompt`.
+            InstructionError: see :func:`promptgen.captioning.prompts.build_prompt`.
         """
         return build_prompt(find_instruction(self.instruction), self.text_input, entry_prompts, image_size)
 

@@ -235,6 +235,7 @@ _MEASURES: dict[AnswerKind, tuple[_Measure, ...]] = {
     AnswerKind.PHRASES: (_box_scores,),
     AnswerKind.POLYGONS: (_box_scores,),
     AnswerKind.OPEN_VOCABULARY: (_box_scores,),
+    AnswerKind.DETECTIONS: (_box_scores,),
 }
 
 
