@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..inference.errors import AdapterError
+from ..inference.quantised_layers import QuantisedLinear
 from .layout import is_quantised
 from .loading import TIED, read_parameters
 from .lora import Change, apply_changes
@@ -29,7 +30,7 @@ def changed_parameters(
     """New parameters, by name, as :class:`.derived.DerivedNetwork` takes them. ``network`` is only read.
 
     Args:
-        folder: the checkpoint of ``network``; read again where the weights in memory have 8 bits.
+        folder: the checkpoint of ``network``; read again where the weights in memory have 8 or 4 bits.
         changes: what is done to each, in which strength.
 
     Raises:
@@ -65,10 +66,14 @@ def _changed(
 
 
 def _originals(network: Florence2Network, folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter as it is; of a network with weights of 8 bits as float32, from the checkpoint."""
+    """Each parameter as it is; what is of 8 or 4 bits as float32, from the checkpoint."""
     if is_quantised(network):
         yield from read_parameters(folder, names)
         return
+    quantised = [name for name in names if isinstance(_layer(network, name), QuantisedLinear)]
+    if quantised:
+        yield from read_parameters(folder, quantised)
+        names = [name for name in names if name not in set(quantised)]
     for name in names:
         path, _, leaf = _source(name).rpartition(".")
         module = network.get_submodule(path)
@@ -88,16 +93,17 @@ def _layer(network: Florence2Network, name: str) -> nn.Module:
 
 
 def _dtype(network: Florence2Network, name: str, original: Tensor) -> torch.dtype:
-    if isinstance(_layer(network, name), CpuLinear):
+    if isinstance(_layer(network, name), (CpuLinear, QuantisedLinear)):
         return original.dtype
     return network.get_parameter(name).dtype
 
 
 def _parts_of_layers(network: Florence2Network, names: Mapping[str, Tensor]) -> list[str]:
-    """What it takes to make anew those layers among ``names`` that are in a form that only a CPU reads."""
+    """What it takes to make anew those layers among ``names`` that are in a form that only a CPU reads, or
+    have fewer bits."""
     parts = []
     for name in names:
         layer, path = _layer(network, name), name.rpartition(".")[0]
-        if isinstance(layer, CpuLinear):
+        if isinstance(layer, (CpuLinear, QuantisedLinear)):
             parts += [f"{path}.weight", *([f"{path}.bias"] if layer.bias is not None else [])]
     return list(dict.fromkeys(parts))

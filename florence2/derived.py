@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..inference.quantised_layers import QuantisedLinear, quantised_like
 from .network import Florence2Network
 from .products import CpuLinear, EvenInt8Linear, PackedLinear
 
@@ -24,7 +25,7 @@ class DerivedNetwork:
     Args:
         base: stays as it is; must live as long as this does.
         own: parameters by their names in ``base``, in its dtype. Of a layer in a form that only a CPU reads,
-            its weight and, if it has one, its bias; as float32 where those are of 8 bits.
+            its weight and, if it has one, its bias; as float32 where those are of 8 or 4 bits.
     """
 
     @torch.inference_mode(False)
@@ -39,7 +40,7 @@ class DerivedNetwork:
             self._parameters.setdefault(path, {})[leaf] = parameter
         for path, parameters in list(self._parameters.items()):
             module = base.get_submodule(path)
-            if isinstance(module, (nn.Linear, CpuLinear)):
+            if isinstance(module, (nn.Linear, CpuLinear, QuantisedLinear)):
                 self._layers[path] = _layer_like(module, _linear(module, parameters))
                 del self._parameters[path]
         paths = [*self._layers, *self._parameters]
@@ -105,9 +106,11 @@ def _linear(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> nn.Line
 def _layer_like(model: nn.Module, layer: nn.Module) -> nn.Module:
     """``layer`` in the form of ``model`` and on its device."""
     if type(model) is type(layer):
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, (nn.Linear, QuantisedLinear)):
             layer.to(model.weight.device)  # type: ignore[arg-type]
         return layer
+    if isinstance(model, QuantisedLinear) and isinstance(layer, nn.Linear):
+        return quantised_like(model, layer)
     if isinstance(layer, PackedLinear):
         layer = layer.unpacked()
     if isinstance(layer, nn.Linear) and not isinstance(model, nn.Linear):

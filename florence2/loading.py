@@ -3,6 +3,9 @@
 Two formats are read. *Original*: Microsoft's, and every fine-tune's. *Converted*: transformers' own class
 since 4.56 (``florence-community/Florence-2-*``). The network is made on the meta device and the file's
 tensors are put into it one by one, so that the weights exist once.
+
+With 8 or 4 bits it is the large matrices of the language model's layers that have them, and nothing else; see
+:mod:`..inference.quantisation`.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from types import MappingProxyType
 
 import torch
 from timm.models.davit import checkpoint_filter_fn
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..inference.errors import CheckpointError
+from ..inference.parameters import put_parameter, quantised_owner, read_parameter
+from ..inference.quantised_layers import has_quantised_layers, prepare
 from ..inference.weights import Weights, open_weights
 from .configuration import Florence2Config
 from .network import Florence2Network, sinusoid_table, tie_embeddings
@@ -35,9 +40,14 @@ TEMPORAL = "visual_temporal_embed.pos_idx_to_embed"
 
 
 def load_network(
-    folder: Path, config: Florence2Config, device: torch.device, dtype: torch.dtype
+    folder: Path,
+    config: Florence2Config,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: str = "none",
 ) -> Florence2Network:
-    """The network of a checkpoint folder, in evaluation mode, its weights on ``device`` in ``dtype``.
+    """The network of a checkpoint folder, in evaluation mode, its weights on ``device`` in ``dtype``; those
+    that are to have fewer bits are quantised as they are read.
 
     Raises:
         CheckpointError: a missing, surplus or misshapen tensor (names and shapes are listed), or a file that
@@ -49,18 +59,22 @@ def load_network(
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     names = translate(weights.shapes)  # file's name -> ours
     _check_tensors(folder, config, wanted, {names[name]: shape for name, shape in weights.shapes.items()})
+    prepare(network, quantization, dtype)
 
     tied = sorted((name for name in names if names[name] in TIED), key=lambda name: TIED.index(names[name]))
     for name in [*(name for name in names if name not in tied), *tied[:1]]:
-        tensor = _read(weights, name, device, dtype)
-        _put(network, TIED[0] if name in tied else names[name], _oriented(name, tensor))
+        if (layer := quantised_owner(network, names[name])) is not None:
+            layer.fill_weight(weights.pieces(name), device)
+            continue
+        tensor = read_parameter(weights, name, device, dtype)
+        put_parameter(network, TIED[0] if name in tied else names[name], _oriented(name, tensor))
     for name in tied[1:]:
         _check_tied(network, weights, name, tied[0])
     tie_embeddings(network.language_model)
     if TEMPORAL not in names.values():
-        _put(network, TEMPORAL, sinusoid_table(*wanted[TEMPORAL]).to(device, dtype))
+        put_parameter(network, TEMPORAL, sinusoid_table(*wanted[TEMPORAL]).to(device, dtype))
     if LOGITS_BIAS not in names.values():
-        _put(network, LOGITS_BIAS, torch.zeros(wanted[LOGITS_BIAS], device=device, dtype=dtype))
+        put_parameter(network, LOGITS_BIAS, torch.zeros(wanted[LOGITS_BIAS], device=device, dtype=dtype))
     left = [name for name, tensor in network.named_parameters() if tensor.is_meta]
     left += [name for name, tensor in network.named_buffers() if tensor.is_meta]
     if left:
@@ -114,15 +128,17 @@ def read_parameters(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, T
         if not known:
             raise CheckpointError(f"{folder} has no weights for {name}. Fetch the checkpoint again.")
         file = files[known[0]]
-        yield name, _oriented(file, _read(weights, file, torch.device("cpu"), torch.float32))
+        yield name, _oriented(file, read_parameter(weights, file, torch.device("cpu"), torch.float32))
 
 
 def original_state_dict(network: Florence2Network) -> dict[str, Tensor]:
     """The network's tensors under the names of the original format, the tied matrix under one of them.
 
     Raises:
-        ValueError: weights are in a form that only this CPU reads.
+        ValueError: weights are in a form that only this CPU reads, or in fewer bits.
     """
+    if has_quantised_layers(network):
+        raise ValueError("The weights are quantised; load the checkpoint with quantization none.")
     if any(isinstance(module, CpuLinear) for module in network.modules()):
         raise ValueError("The weights were rearranged for this CPU; unpack the network, or load it again.")
     return in_original_names(network.state_dict(), network.config)
@@ -228,24 +244,6 @@ def _check_tensors(
             f"The weights in {folder} do not fit its config.json, {len(lines)} tensors differ:\n  "
             + "\n  ".join(lines)
         )
-
-
-def _read(weights: Weights, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """One tensor of the file, converted and moved piece by piece, with memory of its own."""
-    tensor = torch.empty(weights.shapes[name], device=device, dtype=dtype)
-    for rows, piece in weights.pieces(name):
-        tensor[rows] = piece
-        del piece
-    return tensor
-
-
-def _put(network: nn.Module, name: str, tensor: Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    owner = network.get_submodule(path)
-    if leaf in owner._parameters:
-        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
-    else:
-        owner._buffers[leaf] = tensor
 
 
 def _check_tied(network: Florence2Network, weights: Weights, name: str, first: str) -> None:

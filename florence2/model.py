@@ -19,6 +19,8 @@ from ..inference.errors import CheckpointError
 from ..inference.generation import StepCallback, TokenSequence, Watchers, generation_config
 from ..inference.image_processing import ImageProcessor, preprocess_images
 from ..inference.options import GeneratedSequence, GenerationOptions
+from ..inference.quantisation import check_quantization
+from ..inference.quantised_layers import QuantisedLinear, has_quantised_layers
 from ..inference.weights import content_identity
 from .adapting import changed_parameters, parameter_shapes
 from .configuration import Florence2Config
@@ -49,6 +51,7 @@ class Florence2Model:
         self.config = config
         self.network = network
         self.text = text
+        self.quantization = "none"
         self._content = content_identity(folder)
         self.identity = self._content  # of what pictures are encoded with: changes when the files change
         self._decoder = Decoder(network.language_model)
@@ -59,7 +62,9 @@ class Florence2Model:
 
     @classmethod
     @torch.inference_mode(False)
-    def load(cls, folder: Path | str, *, device: str = "auto", dtype: str = "auto") -> Florence2Model:
+    def load(
+        cls, folder: Path | str, *, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+    ) -> Florence2Model:
         """Load a checkpoint folder of either published format.
 
         The weights are ordinary tensors even if the caller is in inference mode: they outlive that.
@@ -68,20 +73,25 @@ class Florence2Model:
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
             dtype: ``auto``, ``fp32``, ``fp16``, ``bf16``, or ``int8``: the fast way on a CPU, whose answers
                 are nearly, not always, those of ``fp32``.
+            quantization: ``none``, or the bits of the large matrices of encoder and decoder, ``8`` or ``4``.
+                What is not quantised stands in :data:`..inference.quantisation.UNQUANTISED`.
 
         Raises:
             CheckpointError: the folder is not a whole Florence-2 checkpoint.
-            ValueError: an unknown or absent device, an unknown dtype, or one that the device does not have.
+            ValueError: an unknown or absent device, an unknown dtype, or one that the device does not have; a
+                quantization that does not go with them, or that needs a package which is not there.
         """
         folder = Path(folder)
         device = resolve_device(device)
         dtype = resolve_dtype(dtype, device)
+        check_quantization(quantization, device, dtype)
         config = Florence2Config.from_folder(folder)
         special = (config.text.bos_token_id, config.text.eos_token_id, config.text.pad_token_id)
         text = TextProcessor(folder, config.text.vocab_size, special)
         kind = getattr(torch, DTYPES["fp32" if dtype == "int8" else dtype])
-        network = load_network(folder, config, torch.device(device), kind)
+        network = load_network(folder, config, torch.device(device), kind, quantization)
         model = cls(folder, config, network, text)
+        model.quantization = quantization
         if dtype == "int8":
             quantise(network)
             model.identity += " int8"
@@ -101,8 +111,8 @@ class Florence2Model:
 
         Raises:
             AdapterError: one cannot be read, or does not fit this checkpoint.
-            CheckpointError: the files of the checkpoint, of which an int8 model reads some again, are not
-                what they were.
+            CheckpointError: the files of the checkpoint, of which a quantised model reads some again, are
+                not what they were.
             ValueError: this model has adapters already.
         """
         if self._base is not None:
@@ -112,7 +122,8 @@ class Florence2Model:
         for adapter, _ in read:
             check_adapter(adapter, shapes)
         with self._turn:
-            if is_quantised(self.network) and content_identity(self.folder) != self._content:
+            in_few_bits = is_quantised(self.network) or has_quantised_layers(self.network)
+            if in_few_bits and content_identity(self.folder) != self._content:
                 raise CheckpointError(
                     f"The files in {self.folder} have changed since the model was loaded. Load it again."
                 )
@@ -167,11 +178,13 @@ class Florence2Model:
         Models with adapters go with the one that they were made from, whichever of them is moved.
 
         Raises:
-            ValueError: another device than the CPU for a model that was loaded as ``int8``.
+            ValueError: another device than the CPU for a model that was loaded as ``int8``, or one for which
+                there are no weights of so many bits.
         """
         if self._base is not None:
             self._base.to(device)
             return
+        check_quantization(self.quantization, str(device), "auto")
         with self._turn:
             if torch.device(device).type != "cpu":
                 if is_quantised(self.network):
@@ -316,7 +329,7 @@ class Florence2Model:
             if on_step is not None:
                 tell = on_step
                 for module in part.modules():
-                    if isinstance(module, (nn.Linear, CpuLinear, nn.Conv2d)):
+                    if isinstance(module, (nn.Linear, CpuLinear, QuantisedLinear, nn.Conv2d)):
                         hooks.callback(module.register_forward_pre_hook(lambda *_: tell(0)).remove)
             try:
                 yield

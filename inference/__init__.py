@@ -9,7 +9,13 @@ from __future__ import annotations
 from .devices import DTYPES, PRECISIONS, resolve_device, resolve_dtype
 from .errors import AdapterError, CheckpointError
 from .options import GeneratedSequence, GenerationOptions
-from .quantisation import QUANTIZATIONS, UNQUANTISED, check_quantization
+from .quantisation import (
+    QUANTIZATIONS,
+    UNQUANTISED,
+    check_quantization,
+    is_quantised_weight,
+    quantised_nbytes,
+)
 
 __all__ = [
     "DTYPES",
@@ -21,6 +27,8 @@ __all__ = [
     "GeneratedSequence",
     "GenerationOptions",
     "check_quantization",
+    "is_quantised_weight",
+    "quantised_nbytes",
     "resolve_device",
     "resolve_dtype",
 ]

@@ -37,25 +37,39 @@ def resolve_device(name: str = "auto") -> str:
     return name
 
 
-def resolve_dtype(name: str = "auto", device: str = "cpu") -> str:
-    """What ``auto`` means on a device; other names are checked.
+def resolve_dtype(name: str = "auto", device: str = "cpu", family: str = "florence2") -> str:
+    """What ``auto`` means on a device for a family of models; other names are checked.
 
-    ``auto`` is fp16 on CUDA and MPS, as the models were trained and published; on a CPU bf16 where it
-    multiplies that in hardware, else fp32.
+    Of Florence-2, ``auto`` is fp16 on CUDA and MPS, as the models were trained and published; on a CPU bf16
+    where it multiplies that in hardware, else fp32.
+
+    Of PaliGemma it is bf16 everywhere.
 
     Raises:
-        ValueError: an unknown name, or int8 where it cannot be.
+        ValueError: an unknown name, or one that the device or the family does not have.
     """
     on_cpu = device.startswith("cpu")
     if name == "auto":
         from .processor import has_bfloat16
 
+        if family == "paligemma":
+            return "bf16"
         return "fp16" if not on_cpu else "bf16" if has_bfloat16() else "fp32"
     if name not in PRECISIONS:
         raise ValueError(f"Dtype {name!r} is unknown. Choose auto, {', '.join(PRECISIONS)}.")
+    if family == "paligemma" and name in _NOT_OF_PALIGEMMA:
+        raise ValueError(_NOT_OF_PALIGEMMA[name])
     if name == "int8":
         _check_int8(device, on_cpu=on_cpu)
     return name
+
+
+_NOT_OF_PALIGEMMA = {
+    "fp16": "PaliGemma does not go with fp16: its numbers get larger than those go (65504), and answers are "
+    "noise. Choose auto, bf16 or fp32.",
+    "int8": "int8 (--fast) is for Florence-2 models. For a PaliGemma with fewer bits choose quantization 8 or "
+    "4, with dtype auto, bf16 or fp32.",
+}
 
 
 def _check_int8(device: str, *, on_cpu: bool) -> None:

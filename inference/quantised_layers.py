@@ -158,7 +158,7 @@ def prepare(network: nn.Module, quantization: str, dtype: torch.dtype) -> None:
                 setattr(parent, name, layer(child.in_features, child.out_features, bias=bias, dtype=dtype))
 
 
-def is_quantised(network: nn.Module) -> bool:
+def has_quantised_layers(network: nn.Module) -> bool:
     """Whether it has weights of 8 or 4 bits."""
     return any(isinstance(module, QuantisedLinear) for module in network.modules())
 

@@ -27,6 +27,7 @@ PYTORCH, PYTORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # What was read of a mapped file counts as resident until the file is closed. Reading that many bytes at a
 # time, and reopening in between, keeps loading close to the size of the weights themselves.
 _PIECE = 16 * 2**20
+_PIECE_OF_PICKLE = 8 * _PIECE  # opening a .bin takes longer, since all of its names are read
 
 
 class Weights(Protocol):
@@ -110,17 +111,13 @@ class SafetensorsWeights:
                 ) from error
 
     def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        shape = self.shapes[name]
-        row_bytes = math.prod(shape[1:]) * 4  # of the widest dtype
-        step = max(1, _PIECE // max(1, row_bytes))
-        for start in range(0, shape[0], step):
-            rows = slice(start, min(start + step, shape[0]))
-            self._read += (rows.stop - start) * row_bytes
+        for rows, nbytes in _steps(self.shapes[name]):
+            self._read += nbytes
             if self._files[name] != self._open_file or self._read > _PIECE:
                 self.close()
                 self._open_file = self._files[name]
                 self._handle = safetensors.safe_open(self._open_file, framework="pt")
-                self._read = (rows.stop - start) * row_bytes
+                self._read = nbytes
             yield rows, self._handle.get_slice(name)[rows]
 
     def close(self) -> None:
@@ -128,23 +125,59 @@ class SafetensorsWeights:
 
 
 class PyTorchWeights:
-    """One or more ``.bin`` files, read with ``weights_only=True``: tensors, no code."""
+    """One or more ``.bin`` files, read with ``weights_only=True``: tensors, no code.
+
+    One file is open at a time, so read the tensors in the order of ``shapes``, which is that of the files.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, Path] = {}
         self._state: dict[str, Tensor] = {}
+        self._mapped = False
+        self._open_file: Path | None = None
+        self._read = 0  # bytes since the file was opened
         for file in files:
-            for name, tensor in _read_pickle(file).items():
-                if not isinstance(name, str):
-                    raise CheckpointError(f"{file} holds something under {name!r}, which is no name.")
-                if not isinstance(tensor, Tensor):
-                    kind = type(tensor).__name__
-                    raise CheckpointError(f"{file} holds a {kind} under {name!r}, not a tensor.")
-                self._state[name] = tensor
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items()}
+            self._open(file)
+            for name, tensor in self._state.items():
+                self.shapes[name] = tuple(tensor.shape)
+                self._files[name] = file
 
     def pieces(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        tensor = self._state.pop(name)
-        yield slice(0, tensor.shape[0]), tensor
+        for rows, nbytes in _steps(self.shapes[name]):
+            self._read += nbytes
+            # To open a file that is mapped costs almost nothing; one that is not is read whole again.
+            long_open = self._mapped and self._read > _PIECE_OF_PICKLE
+            if self._files[name] != self._open_file or name not in self._state or long_open:
+                self._open(self._files[name])
+                self._read = nbytes
+            yield rows, self._state[name][rows]
+        if not self._mapped:
+            self._state.pop(name, None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the file that is open: of the only one, if there is one."""
+        return self._state
+
+    def _open(self, file: Path) -> None:
+        self._state, self._open_file = {}, None  # before the next: both need not fit into memory
+        self._state, self._mapped = _read_pickle(file)
+        self._open_file = file
+        for name, tensor in self._state.items():
+            if not isinstance(name, str):
+                raise CheckpointError(f"{file} holds something under {name!r}, which is no name.")
+            if not isinstance(tensor, Tensor):
+                kind = type(tensor).__name__
+                raise CheckpointError(f"{file} holds a {kind} under {name!r}, not a tensor.")
+
+
+def _steps(shape: tuple[int, ...]) -> Iterator[tuple[slice, int]]:
+    """The rows of a tensor in slices of about :data:`_PIECE` bytes, each with how many those are at most."""
+    row_bytes = math.prod(shape[1:]) * 4  # of the widest dtype
+    step = max(1, _PIECE // max(1, row_bytes))
+    for start in range(0, shape[0], step):
+        rows = slice(start, min(start + step, shape[0]))
+        yield rows, (rows.stop - start) * row_bytes
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -154,14 +187,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         CheckpointError: it is cut off or damaged, or holds something else.
     """
     if file.suffix != ".safetensors":
-        return PyTorchWeights([file])._state
+        return PyTorchWeights([file]).tensors()
     try:
         return load_file(file)
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is not a whole safetensors file ({error}). Fetch it again.") from error
 
 
-def _read_pickle(file: Path) -> dict[str, Any]:
+def _read_pickle(file: Path) -> tuple[dict[str, Any], bool]:
+    """What a ``.bin`` holds, and whether it is mapped from the file rather than read."""
+    mapped = True
     try:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -169,6 +204,7 @@ def _read_pickle(file: Path) -> dict[str, Any]:
             if "mmap" not in str(error):
                 raise
             state = torch.load(file, map_location="cpu", weights_only=True)  # written before torch 1.6
+            mapped = False
     except Exception as error:  # pickle, zip and torch raise errors of every kind
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if (
@@ -182,4 +218,4 @@ def _read_pickle(file: Path) -> dict[str, Any]:
         state = state["state_dict"]
     if not isinstance(state, dict):
         raise CheckpointError(f"{file} holds a {type(state).__name__}, not a table of tensors.")
-    return state
+    return state, mapped

@@ -38,11 +38,13 @@ class LoadedModel(Protocol):
     """The face of a loaded checkpoint, the same in every family; ``florence2.Florence2Model`` is one.
 
     ``identity`` tells what pictures are encoded with: it changes when the files of the checkpoint change, and
-    with adapters that have a say in it.
+    with adapters that have a say in it. It does not with ``quantization``, the bits of the language model's
+    weights, which has no part in that.
     """
 
     folder: Path
     identity: str
+    quantization: str
 
     @property
     def network(self) -> torch.nn.Module:
@@ -125,17 +127,24 @@ class LoadedModel(Protocol):
         ...
 
 
-Loader = Callable[[Path, str, str], LoadedModel]
+Loader = Callable[[Path, str, str, str], LoadedModel]
 
 
-def _florence2(folder: Path, device: str, dtype: str) -> LoadedModel:
+def _florence2(folder: Path, device: str, dtype: str, quantization: str) -> LoadedModel:
     from ..florence2 import Florence2Model
 
-    return Florence2Model.load(folder, device=device, dtype=dtype)
+    return Florence2Model.load(folder, device=device, dtype=dtype, quantization=quantization)
+
+
+def _paligemma(folder: Path, device: str, dtype: str, quantization: str) -> LoadedModel:
+    from ..paligemma import PaliGemmaModel
+
+    return PaliGemmaModel.load(folder, device=device, dtype=dtype, quantization=quantization)
 
 
 FAMILIES: dict[str, Loader] = {
     "florence2": _florence2,
+    "paligemma": _paligemma,
 }
 
 
@@ -145,8 +154,15 @@ def _florence2_images(folder: Path) -> ImageProcessor:
     return image_processor(folder)
 
 
+def _paligemma_images(folder: Path) -> ImageProcessor:
+    from ..paligemma import image_processor
+
+    return image_processor(folder)
+
+
 _IMAGES: dict[str, Callable[[Path], ImageProcessor]] = {
     "florence2": _florence2_images,
+    "paligemma": _paligemma_images,
 }
 
 
@@ -184,15 +200,16 @@ def known_family(folder: Path) -> str | None:
         return None
 
 
-def load_family(folder: Path, device: str, dtype: str) -> LoadedModel:
+def load_family(folder: Path, device: str, dtype: str, quantization: str = "none") -> LoadedModel:
     """Load a checkpoint with the room of its family.
 
     Args:
         folder: a whole checkpoint folder.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        quantization: ``none``, ``8`` or ``4``.
 
     Raises:
         ValueError: unknown family, or the family's own error about the checkpoint.
     """
-    return FAMILIES[family_of(folder)](folder, device, dtype)
+    return FAMILIES[family_of(folder)](folder, device, dtype, quantization)

@@ -15,8 +15,9 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TypeVar
 
+from ..inference import check_quantization
 from .adapters import adapter_fingerprint, ensure_adapter
-from .families import LoadedModel, Loader, load_family
+from .families import LoadedModel, Loader, known_family, load_family
 from .files import ensure_checkpoint
 from .folders import resolve
 from .memory import estimate_bytes, fingerprint, return_memory
@@ -47,6 +48,7 @@ class LoadedInfo:
     idle_seconds: float
     folder: Path
     adapters: tuple[tuple[Path, float], ...] = ()
+    quantization: str = "none"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,13 @@ class _Key:
     fingerprint: str
     device: str
     dtype: str
+    quantization: str = "none"
     adapters: tuple[_Adapter, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """For the log."""
+        return self.dtype if self.quantization == "none" else f"{self.dtype}, {self.quantization} bits"
 
     @property
     def parts(self) -> tuple[_Key | _Adapter, ...]:
@@ -117,11 +125,13 @@ class _Slot:
             0.0 if self.users else now - self.idle_since,
             self.key.folder,
             tuple((adapter.folder, adapter.strength) for adapter in self.key.adapters),
+            self.key.quantization,
         )
 
 
 class ModelManager:
-    """Loads each (checkpoint, device, dtype) once and shares it. Safe to use from any number of threads.
+    """Loads each (checkpoint, device, dtype, quantization) once and shares it. Any number of threads may use
+    it.
 
     Args:
         budget_bytes: keep at most so many bytes of weights, of all devices together, by unloading what was
@@ -129,7 +139,8 @@ class ModelManager:
             are in use; a model larger than the budget is unloaded after every use. None: no bound.
         idle_seconds: unload a model that nobody has used for so long. None: never.
         placement: a host's say in where models live.
-        loader: reads a folder to a device in a dtype; the family in ``config.json`` decides if not given.
+        loader: reads a folder to a device in a dtype and so many bits; the family in ``config.json`` decides
+            if not given.
         find: from a model's name to its folder; :func:`ensure_checkpoint` if not given.
         find_adapter: the same of adapters; :func:`ensure_adapter` if not given.
     """
@@ -159,7 +170,13 @@ class ModelManager:
 
     @contextmanager
     def acquire(
-        self, model: str, *, device: str = "auto", dtype: str = "auto", adapters: Adapters = ()
+        self,
+        model: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        adapters: Adapters = (),
+        quantization: str = "none",
     ) -> Iterator[LoadedModel]:
         """Hold ``model`` in memory for the length of a ``with`` block; yields the family's model object.
 
@@ -174,16 +191,18 @@ class ModelManager:
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
             dtype: ``auto``, ``fp32``, ``fp16``, ``bf16`` or ``int8``.
             adapters: LoRA adapters; their order does not matter.
+            quantization: ``none``, or the bits of the language model's weights: ``8`` or ``4``.
 
         Raises:
             ModelFilesError: the files are not to be had.
-            ValueError: an unknown device, dtype or family, a checkpoint that does not fit its config, an
-                adapter that does not fit the checkpoint, or a strength that is no number.
+            ValueError: an unknown device, dtype, quantization or family, such that do not go together, a
+                checkpoint that does not fit its config, an adapter that does not fit the checkpoint, or a
+                strength that is no number.
             RuntimeError: the manager is closed.
         """
         self._refuse_if_closed()
         wanted = self._wanted(adapters)
-        with self._base(model, device, dtype) as base:
+        with self._base(model, device, dtype, quantization) as base:
             if not wanted:
                 yield base.held()
                 return
@@ -194,9 +213,9 @@ class ModelManager:
                 self._leave(variant, entered=False)
 
     @contextmanager
-    def _base(self, model: str, device: str, dtype: str) -> Iterator[_Slot]:
+    def _base(self, model: str, device: str, dtype: str, quantization: str) -> Iterator[_Slot]:
         """The slot of a model without adapters, in use and in its place. A host knows only these."""
-        slot = self._enter(model, device, dtype)
+        slot = self._enter(model, device, dtype, quantization)
         entered = False
         try:
             with self._placing:
@@ -296,14 +315,24 @@ class ModelManager:
             if strength
         )
 
-    def _enter(self, model: str, device: str, dtype: str) -> _Slot:
+    def _enter(self, model: str, device: str, dtype: str, quantization: str) -> _Slot:
         """A slot whose model is loaded, with the caller counted among its users."""
         self._refuse_if_closed()
-        device, dtype = self._placement.resolve(device, dtype)
+        resolved = self._placement.resolve(device, dtype)
+        check_quantization(quantization, *resolved)  # before anything is downloaded
         folder = self._find(model)
-        key = _Key(folder.resolve(), fingerprint(folder), device, dtype)
-        new = _Slot(key, _name(model, key.folder), estimate_bytes(key.folder, dtype))
-        return self._hold(new, lambda: self._loader(key.folder, self._placement.load_device(device), dtype))
+        if (family := known_family(folder)) not in (None, "florence2"):
+            resolved = self._placement.resolve(device, dtype, family)
+        device, dtype = resolved
+        key = _Key(folder.resolve(), fingerprint(folder), device, dtype, quantization)
+        new = _Slot(key, _name(model, key.folder), estimate_bytes(key.folder, dtype, quantization))
+        return self._hold(new, lambda: self._read(new))
+
+    def _read(self, slot: _Slot) -> LoadedModel:
+        key = slot.key
+        with self._placing:
+            device = self._placement.load_device(key.device, key.quantization, slot.nbytes)
+        return self._loader(key.folder, device, key.dtype, key.quantization)
 
     def _enter_variant(self, base: _Slot, adapters: tuple[_Adapter, ...]) -> _Slot:
         """The same for ``base``, which is in use, with adapters."""
@@ -372,7 +401,7 @@ class ModelManager:
         self._let_go(removed)
         logger.info(
             "Loaded %s on %s in %s: %.0f MB in %.1f s",
-            slot.title, slot.key.device, slot.key.dtype, nbytes / 1e6, time.monotonic() - started,
+            slot.title, slot.key.device, slot.key.precision, nbytes / 1e6, time.monotonic() - started,
         )  # fmt: skip
 
     def _leave(self, slot: _Slot, entered: bool) -> None:

@@ -9,6 +9,7 @@ import logging
 import sys
 from pathlib import Path
 
+from ..inference import is_quantised_weight, quantised_nbytes
 from .checks import CHECKPOINT, Contents, checkpoint_files, safetensors_header
 
 logger = logging.getLogger(__name__)
@@ -16,8 +17,8 @@ logger = logging.getLogger(__name__)
 _ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 4, "F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
-def estimate_bytes(folder: Path, dtype: str) -> int:
-    """About how many bytes the weights of ``folder`` take in ``dtype``, from the files alone.
+def estimate_bytes(folder: Path, dtype: str, quantization: str = "none") -> int:
+    """About how many bytes the weights of ``folder`` take in ``dtype``, or so many bits, by the files alone.
 
     Exact up to tied names for safetensors. Of a ``.bin`` only the size is known, so it is taken as it is.
     """
@@ -27,7 +28,10 @@ def estimate_bytes(folder: Path, dtype: str) -> int:
         if path.suffix == ".bin":
             total += path.stat().st_size
         elif path.suffix == ".safetensors" and (header := safetensors_header(path)) is not None:
-            for tensor in header[1].values():
+            for tensor_name, tensor in header[1].items():
+                if quantization != "none" and is_quantised_weight(tensor_name, tensor["shape"]):
+                    total += quantised_nbytes(tensor["shape"], quantization)
+                    continue
                 begin, end = tensor["data_offsets"]
                 total += (end - begin) * _ITEM_BYTES[dtype] // _ITEM_BYTES.get(tensor["dtype"], 4)
     return total

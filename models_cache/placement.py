@@ -15,23 +15,32 @@ from .families import LoadedModel
 class Placement(Protocol):
     """What a host decides. The manager calls these from the threads that use models, one at a time."""
 
-    def resolve(self, device: str, dtype: str) -> tuple[str, str]:
+    def resolve(self, device: str, dtype: str, family: str = "florence2") -> tuple[str, str]:
         """What ``auto`` means here.
 
         Args:
             device: ``auto`` or a device's name.
             dtype: ``auto``, ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+            family: of the model that is to be loaded.
 
         Returns:
             The device that the model computes on and its dtype, neither of them ``auto``.
 
         Raises:
-            ValueError: a name that is not known, or a device that this computer lacks.
+            ValueError: a name that is not known, a device that this computer lacks, or a dtype that does not
+                go with device or family.
         """
         ...
 
-    def load_device(self, device: str) -> str:
-        """Where to read the weights of a model that computes on ``device``: ``device`` itself, or ``cpu``."""
+    def load_device(self, device: str, quantization: str, nbytes: int) -> str:
+        """Where to read the weights of a model that computes on ``device``: ``device`` itself, or ``cpu``.
+
+        Called just before they are read.
+
+        Args:
+            quantization: ``none``, ``8`` or ``4``; quantising is faster on a GPU.
+            nbytes: about how many bytes the weights take.
+        """
         ...
 
     def entering(self, model: LoadedModel, device: str) -> None:
@@ -53,7 +62,7 @@ class Placement(Protocol):
 class DirectPlacement:
     """No host: ``auto`` is the best device there is, and a model stays where it was loaded."""
 
-    def resolve(self, device: str, dtype: str) -> tuple[str, str]:
+    def resolve(self, device: str, dtype: str, family: str = "florence2") -> tuple[str, str]:
         """See :meth:`Placement.resolve`."""
         from ..inference import resolve_device, resolve_dtype
 
@@ -62,9 +71,9 @@ class DirectPlacement:
             import torch
 
             device = f"cuda:{int(device[5:]) if device[5:] else torch.cuda.current_device()}"
-        return device, resolve_dtype(dtype, device)
+        return device, resolve_dtype(dtype, device, family)
 
-    def load_device(self, device: str) -> str:
+    def load_device(self, device: str, quantization: str, nbytes: int) -> str:
         """See :meth:`Placement.load_device`."""
         return device
 

@@ -57,9 +57,9 @@ class Loads:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, folder: Path, device: str, dtype: str) -> Any:
+    def __call__(self, folder: Path, device: str, dtype: str, quantization: str) -> Any:
         self.count += 1
-        return load_family(folder, device, dtype)
+        return load_family(folder, device, dtype, quantization)
 
 
 @pytest.fixture

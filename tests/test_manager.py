@@ -46,7 +46,7 @@ class Loads:
         self.started = threading.Event()
         self._lock = threading.Lock()
 
-    def __call__(self, folder: Path, device: str, dtype: str) -> LoadedModel:
+    def __call__(self, folder: Path, device: str, dtype: str, quantization: str) -> LoadedModel:
         with self._lock:
             self.count[folder.name] += 1
             failure = self.failures.pop(0) if self.failures else None
@@ -55,7 +55,7 @@ class Loads:
             assert self.waits_for.wait(20)
         if failure is not None:
             raise failure
-        return load_family(folder, device, dtype)
+        return load_family(folder, device, dtype, quantization)
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_nothing(make_manager: MakeManager
 def test_an_error_keeps_no_half_loaded_model_alive(make_manager: MakeManager, folders: list[str]) -> None:
     halves: list[weakref.ref[Any]] = []
 
-    def fail(folder: Path, device: str, dtype: str) -> LoadedModel:
+    def fail(folder: Path, device: str, dtype: str, quantization: str) -> LoadedModel:
         half = torch.nn.Linear(10, 10)
         halves.append(weakref.ref(half))
         try:
@@ -273,9 +273,9 @@ def test_least_recently_used_goes_first(make_manager: MakeManager, loads: Loads,
 def test_room_is_made_before_a_model_is_loaded(make_manager: MakeManager, folders: list[str]) -> None:
     seen: list[list[str]] = []
 
-    def load(folder: Path, device: str, dtype: str) -> LoadedModel:
+    def load(folder: Path, device: str, dtype: str, quantization: str) -> LoadedModel:
         seen.append(names(manager))
-        return load_family(folder, device, dtype)
+        return load_family(folder, device, dtype, quantization)
 
     manager = make_manager(budget_bytes=SIZE, loader=load)
     use(manager, folders[0])
@@ -461,11 +461,11 @@ class Host(DirectPlacement):
         self.calls: list[str] = []
         self.fails = False
 
-    def resolve(self, device: str, dtype: str) -> tuple[str, str]:
+    def resolve(self, device: str, dtype: str, family: str = "florence2") -> tuple[str, str]:
         self.calls.append(f"resolve {device} {dtype}")
         return ("meta" if device == "auto" else device), ("bf16" if dtype == "auto" else dtype)
 
-    def load_device(self, device: str) -> str:
+    def load_device(self, device: str, quantization: str, nbytes: int) -> str:
         return "cpu"
 
     def entering(self, model: LoadedModel, device: str) -> None:
@@ -657,8 +657,8 @@ def test_memory_is_returned_to_the_system(folders: list[str], large_checkpoint: 
 def test_a_load_that_fails_in_the_middle_returns_its_memory(
     make_manager: MakeManager, large_checkpoint: Path, folders: list[str]
 ) -> None:
-    def fail(folder: Path, device: str, dtype: str) -> LoadedModel:
-        model = load_family(folder, device, dtype)
+    def fail(folder: Path, device: str, dtype: str, quantization: str) -> LoadedModel:
+        model = load_family(folder, device, dtype, quantization)
         raise MemoryError(f"no room for {model.nbytes} bytes")
 
     manager = make_manager(loader=fail)
