@@ -60,16 +60,23 @@ def use_model_folders() -> None:
         models_cache.register_adapter_folder(path)
 
 
-def checkpoint_names() -> list[str]:
-    """What the checkpoint menus offer: the default, the catalogue, and what lies in the model folders."""
+def checkpoint_names(family: str | None = None) -> list[str]:
+    """What the checkpoint menus offer: the default, the catalogue, and what lies in the model folders.
+
+    Args:
+        family: only such; None: those of all families.
+    """
     use_model_folders()
-    local = [name for name, folder in models_cache.local_checkpoints().items() if _is_supported(folder)]
+    found = {name: _local_family(folder) for name, folder in models_cache.local_checkpoints().items()}
+    local = {name: its for name, its in found.items() if its is not None}
     try:
-        known = list(models_cache.catalogue())
+        known = {name: entry.family for name, entry in models_cache.catalogue().items()}
     except models_cache.CatalogueError as error:
-        known = []  # the nodes must still appear; running one raises this error
+        known = {}  # the nodes must still appear; running one raises this error
         _tell_once(f"{error} The checkpoint menus lack the catalogue until it is mended.")
-    return list(dict.fromkeys([models_cache.DEFAULT_MODEL, *known, *local]))
+    families = {models_cache.DEFAULT_MODEL: "florence2", **local, **known}
+    names = dict.fromkeys([models_cache.DEFAULT_MODEL, *known, *local])
+    return [name for name in names if family in (None, families[name])]
 
 
 def adapter_names() -> list[str]:
@@ -88,13 +95,13 @@ def _tell_once(message: str) -> None:
     logger.error("%s", message)
 
 
-def _is_supported(folder: Path) -> bool:
-    """Whether the folder holds a family that we know: ``models/LLM`` is full of other people's models."""
+def _local_family(folder: Path) -> str | None:
+    """The family in the folder, if we know it: ``models/LLM`` is full of other people's models."""
     try:
         changed = (folder / "config.json").stat().st_mtime_ns
     except OSError:
-        return False
-    return _family_at(folder, changed) is not None
+        return None
+    return _family_at(folder, changed)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -264,8 +271,9 @@ class HostPlacement:
         self.configured = False
         self._placed: dict[int, _Placed] = {}  # by id of the model
 
-    def resolve(self, device: str, dtype: str) -> tuple[str, str]:
-        """``auto`` is the host's device; on a GPU fp16, as they were published, if the host allows it."""
+    def resolve(self, device: str, dtype: str, family: str = "florence2") -> tuple[str, str]:
+        """``auto`` is the host's device; on a GPU fp16, as they were published, if the host allows it. What
+        other families take there is theirs to say."""
         if device != "auto":
             device, _ = models_cache.DirectPlacement().resolve(device, "fp32")
         else:
@@ -273,14 +281,23 @@ class HostPlacement:
         on_cpu = torch.device(device).type == "cpu"
         if dtype == "int8" and not on_cpu:
             raise ValueError(f"int8 is for the CPU, and this model runs on {device}. Choose auto precision.")
-        if dtype != "auto" or on_cpu:
-            return device, models_cache.DirectPlacement().resolve("cpu", dtype)[1]
+        if dtype != "auto" or on_cpu or family != "florence2":
+            return device, models_cache.DirectPlacement().resolve("cpu", dtype, family)[1]
         half = model_management.should_use_fp16(torch.device(device))
         return device, "fp16" if half else "fp32"
 
-    def load_device(self, device: str) -> str:
-        """Weights are read to main memory; the host makes room before they are moved."""
-        return "cpu"
+    def load_device(self, device: str, quantization: str, nbytes: int) -> str:
+        """Weights are read to main memory; the host makes room before they are moved.
+
+        Those that are quantised go straight to the GPU, which does that many times faster: the host makes
+        room for them before.
+        """
+        if quantization == "none" or torch.device(device).type == "cpu":
+            return "cpu"
+        with torch.inference_mode(False):
+            needed = nbytes + model_management.minimum_inference_memory()
+            model_management.free_memory(needed, torch.device(device))
+        return device
 
     def entering(self, model: LoadedModel, device: str) -> None:
         """Have the host make room and move the weights to ``device``."""

@@ -488,12 +488,12 @@ def test_many_requests_from_the_start_load_the_model_once() -> None:
     loads: list[Path] = []
     lock = threading.Lock()
 
-    def load(folder: Path, device: str, dtype: str) -> LoadedModel:
+    def load(folder: Path, device: str, dtype: str, quantization: str) -> LoadedModel:
         from promptgen.models_cache.families import load_family
 
         with lock:
             loads.append(folder)
-        return load_family(folder, device, dtype)
+        return load_family(folder, device, dtype, quantization)
 
     manager = ModelManager(loader=load)
 
@@ -629,10 +629,10 @@ def test_a_panic_ends_one_request_and_no_thread(manager: ModelManager) -> None:
         def answered(self, model: str, instructions: Sequence[str], waited: float, seconds: float) -> None:
             raise Panic
 
-    def load(folder: Path, device: str, dtype: str) -> LoadedModel:
+    def load(folder: Path, device: str, dtype: str, quantization: str) -> LoadedModel:
         from promptgen.models_cache.families import load_family
 
-        model = load_family(folder, device, dtype)
+        model = load_family(folder, device, dtype, quantization)
         generate = model.generate
 
         def generate_or_panic(features: Any, prompts: Sequence[str], *rest: Any) -> Any:
@@ -680,10 +680,10 @@ def test_batches_grow_again_some_time_after_memory_ran_out(monkeypatch: pytest.M
 
     room = 2
 
-    def load(folder: Path, device: str, dtype: str) -> LoadedModel:
+    def load(folder: Path, device: str, dtype: str, quantization: str) -> LoadedModel:
         from promptgen.models_cache.families import load_family
 
-        model = load_family(folder, device, dtype)
+        model = load_family(folder, device, dtype, quantization)
         generate = model.generate
 
         def generate_if_it_fits(features: Any, prompts: Sequence[str], *rest: Any) -> Any:
