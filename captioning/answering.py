@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 from ..inference import GeneratedSequence, GenerationOptions
@@ -50,6 +51,16 @@ class Asked:
         if not self.options.vision.with_scores:
             return self.options.generation
         return dataclasses.replace(self.options.generation, output_scores=True)
+
+    def generation_of(self, attempt: int) -> GenerationOptions:
+        """How an answer is generated for the first time (0), or when it is asked again.
+
+        Each attempt has a seed of its own; without one, chance is another every time anyhow.
+        """
+        generation = self.generation
+        if generation.seed is None or not attempt:
+            return generation
+        return dataclasses.replace(generation, seed=(generation.seed + attempt) % 2**64)
 
     @property
     def answers(self) -> int:
@@ -117,40 +128,55 @@ class Answerer:
         Args:
             size: so many answers are decoded together.
         """
-        onlookers = onlookers or Onlookers()
-        book = _Book(asked, onlookers)
+        book = _Book(asked, onlookers or Onlookers())
         for pairs in _parts(book.pairs, size):
-            self._look(model, pairs, size, book, onlookers)
+            self._look(_Work(model, size, book), pairs)
         return book.results
 
-    def _look(
-        self, model: LoadedModel, pairs: Sequence[_Pair], size: int, book: _Book, onlookers: Onlookers
+    def _look(self, work: _Work, pairs: Sequence[_Pair]) -> None:
+        """Answer ``pairs``, those together that are generated alike, and again those that fall short."""
+        book = work.book
+        pairs = [pair for pair in pairs if book.is_open(pair, 0)]
+        features = self._encode(work.model, [pair.view for pair in pairs], book.onlookers.on_step)
+        for attempt in count():
+            alike: dict[GenerationOptions, list[_Pair]] = {}
+            for pair in pairs:
+                alike.setdefault(book.asked[pair.asked].generation_of(attempt), []).append(pair)
+            for generation, group in alike.items():
+                self._generate(work, group, features, generation, attempt)
+            pairs = [pair for pair in pairs if book.is_open(pair, attempt + 1)]
+            if not pairs:
+                return
+
+    def _generate(
+        self,
+        work: _Work,
+        pairs: Sequence[_Pair],
+        features: Mapping[str, Tensor],
+        generation: GenerationOptions,
+        attempt: int,
     ) -> None:
-        """Answer ``pairs``, those together that are generated alike."""
+        """Answer ``pairs``, which are generated alike."""
         import torch
 
-        pairs = [pair for pair in pairs if book.is_open(pair)]
-        features = self._encode(model, [pair.view for pair in pairs], onlookers.on_step)
-        alike: dict[GenerationOptions, list[_Pair]] = {}
-        for pair in pairs:
-            alike.setdefault(book.asked[pair.asked].generation, []).append(pair)
+        model, book = work.model, work.book
+        onlookers = book.onlookers
 
-        for generation, group in alike.items():
+        def answer(part: Sequence[_Pair]) -> Sequence[_Pair]:
+            # Where memory ran out, some of them were there already.
+            left = [pair for pair in part if book.is_open(pair, attempt)]
+            if left:
+                model.generate(
+                    torch.stack([features[pair.view.key] for pair in left]),
+                    [pair.prompt for pair in left],
+                    generation,
+                    onlookers.on_step,
+                    lambda row, sequence: book.put(left[row], sequence),
+                    None if onlookers.is_wanted is None else lambda row: book.is_open(left[row], attempt),
+                )
+            return part
 
-            def answer(part: Sequence[_Pair], generation: GenerationOptions = generation) -> Sequence[_Pair]:
-                left = [pair for pair in part if book.is_open(pair)]  # when memory ran out some were there
-                if left:
-                    model.generate(
-                        torch.stack([features[pair.view.key] for pair in left]),
-                        [pair.prompt for pair in left],
-                        generation,
-                        onlookers.on_step,
-                        lambda row, sequence: book.put(left[row], sequence),
-                        None if onlookers.is_wanted is None else lambda row: book.is_open(left[row]),
-                    )
-                return part
-
-            self._answers.run(answer, group, size, model.device)
+        self._answers.run(answer, pairs, work.size, model.device)
 
     def _encode(
         self, model: LoadedModel, views: Sequence[View], on_step: StepCallback | None
@@ -198,9 +224,10 @@ class _Book:
     def __init__(self, asked: Sequence[Asked], onlookers: Onlookers) -> None:
         self.asked = asked
         self.results: list[tuple[Result, ...]] = [() for _ in asked]
-        self._onlookers = onlookers
+        self.onlookers = onlookers
         self._pairs = [list(_pairs_of(number, one)) for number, one in enumerate(asked)]
         self._answers: list[dict[_Pair, Result]] = [{} for _ in asked]
+        self._attempts: dict[_Pair, int] = {}  # made in vain
         for number, pairs in enumerate(self._pairs):
             if not pairs:  # asked about no region
                 self._complete(number)
@@ -210,18 +237,21 @@ class _Book:
         """Of all pictures, in their order."""
         return (pair for pairs in self._pairs for pair in pairs)
 
-    def is_open(self, pair: _Pair) -> bool:
-        """Whether an answer is wanted and not there yet."""
-        is_wanted = self._onlookers.is_wanted
-        return pair not in self._answers[pair.asked] and (is_wanted is None or is_wanted(pair.asked))
+    def is_open(self, pair: _Pair, attempt: int) -> bool:
+        """Whether an answer is wanted, not there yet, and to be had by this attempt (0 is the first)."""
+        if pair in self._answers[pair.asked] or self._attempts.get(pair, 0) != attempt:
+            return False
+        is_wanted = self.onlookers.is_wanted
+        return is_wanted is None or is_wanted(pair.asked)
 
     def put(self, pair: _Pair, sequence: GeneratedSequence) -> None:
-        """There is an answer."""
-        if not self.is_open(pair):
+        """There is an answer; one that falls short is forgotten, if it can be asked again."""
+        attempts = self._attempts.get(pair, 0)
+        if not self.is_open(pair, attempts):
             return
         asked, answers = self.asked[pair.asked], self._answers[pair.asked]
         vision = asked.options.vision
-        answers[pair] = parse_answer(
+        answer = parse_answer(
             pair.question.asked,
             sequence.text,
             image_size=pair.view.size,
@@ -229,7 +259,13 @@ class _Book:
             tag_options=asked.options.tags,
             token_scores=_token_scores(sequence) if vision.with_scores else None,
             vision=_choosing(asked, pair.question),
+            cleaning=asked.options.cleaning,
+            retries=asked.options.retries,
         )
+        if answer.unmet is not None and attempts < asked.options.retries.limit:
+            self._attempts[pair] = attempts + 1
+            return
+        answers[pair] = dataclasses.replace(answer, attempts=attempts + 1)
         if len(answers) == len(self._pairs[pair.asked]):
             self._complete(pair.asked)
 
@@ -238,8 +274,17 @@ class _Book:
         answers = [self._answers[number][pair] for pair in self._pairs[number]]
         results = tuple(_results_of(self.asked[number], iter(answers)))
         self.results[number] = results
-        if self._onlookers.on_results is not None:
-            self._onlookers.on_results(number, results)
+        if self.onlookers.on_results is not None:
+            self.onlookers.on_results(number, results)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A batch that is being answered."""
+
+    model: LoadedModel
+    size: int  # so many answers are decoded together
+    book: _Book
 
 
 def _pairs_of(number: int, asked: Asked) -> Iterator[_Pair]:

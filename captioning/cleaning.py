@@ -1,10 +1,40 @@
-"""Cleaning up what a model writes badly: chopped ends, stray characters, brackets, endless words."""
+"""Cleaning up what a model writes badly: chopped ends, stray characters, brackets, endless words.
+
+What is taken out leaves no trace: no doubled comma or space, no space before a full stop. The order of work
+is characters, brackets, words, and the chopped end last. Doing it twice gives what doing it once gives: the
+second time nothing is truncated any more.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["CleaningOptions"]
+from .instructions import AnswerKind, Instruction
+from .mixed import MixedParts, split_mixed
+from .tags import is_emoticon, is_kaomoji
+from .wording import SEPARATORS, sentence_ends
+from .words import longest_run
+
+__all__ = ["CleaningOptions", "clean_answer", "clean_tags", "clean_text", "is_cleaned"]
+
+_KINDS = (AnswerKind.CAPTION, AnswerKind.TAGS, AnswerKind.MIXED)
+
+_GONE = "\0"  # stands where something was taken out, until that is tidied up
+_STOPS = ".!?…。！？"
+_WORD = re.compile(rf"[^\s,{_GONE}]+")
+_CORE = re.compile(rf"(?P<before>[(\[{{\"'“‘]*)(?P<core>.*?)(?P<after>[{_STOPS};:)\]}}\"'”’]*)", re.DOTALL)
+_COMMA = re.compile(r",(?!\d)|[，、]")
+_ENDED = re.compile(rf"[{_STOPS}][\"'”’)\]」』]*\Z")
+
+# A pair of brackets in which nothing is left.
+_EMPTIED = re.compile(rf"\([{_GONE} ]*{_GONE}[{_GONE} ]*\)|\[[{_GONE} ]*{_GONE}[{_GONE} ]*\]")
+# What was taken out, with the punctuation on both sides that is left facing each other.
+_HOLE = re.compile(
+    rf"(?P<before>[,;:{_STOPS}(\[{{“‘]?) ?(?:_*{_GONE}_* ?)+"
+    rf"(?P<after>(?:[,;:{_STOPS}]+(?=[\s{_GONE}]|\Z))?)(?P<closes>(?=[)\]}}”’]))?"
+)
 
 
 @dataclass(frozen=True)
@@ -47,3 +77,196 @@ class CleaningOptions:
         object.__setattr__(self, "remove_brackets", brackets)
         characters = dict.fromkeys("".join(self.remove_characters.split()))
         object.__setattr__(self, "remove_characters", "".join(characters))
+
+
+def is_cleaned(instruction: Instruction) -> bool:
+    """Whether the answers are captions, tags or both, which alone are cleaned up; or to a prompt of one's
+    own."""
+    return instruction.answer in _KINDS or instruction.is_free
+
+
+def clean_answer(
+    instruction: Instruction, text: str, options: CleaningOptions, *, truncated: bool = False
+) -> str:
+    """An answer after clean-up, in the same form; of other kinds than those of :func:`is_cleaned` unchanged.
+
+    In a mixed answer with an analysis that is left alone.
+
+    Args:
+        instruction: what was asked.
+        text: the answer, without white space around it.
+        truncated: whether it ends because no more tokens were allowed.
+    """
+    if options == CleaningOptions() or not is_cleaned(instruction):
+        return text
+    if instruction.answer is AnswerKind.TAGS:
+        return clean_tags(text, options, truncated=truncated)
+    if instruction.answer is not AnswerKind.MIXED:
+        return clean_text(text, options, truncated=truncated)
+    parts = split_mixed(text, tags_first=instruction.tags_first)
+    if not parts.analysis:
+        return _clean_mixed(text, options, truncated, instruction.tags_first)
+    start = text.find(parts.analysis.partition("\n")[0])
+    captions, analysis = text[:start], text[start:]
+    gap = captions[len(captions.rstrip()) :]
+    cleaned = _clean_mixed(captions, options, False, instruction.tags_first)
+    return cleaned + gap + analysis if cleaned else analysis
+
+
+def clean_text(text: str, options: CleaningOptions, *, truncated: bool = False) -> str:
+    """Prose after clean-up.
+
+    With ``complete_sentences`` the end is chopped if the answer was cut off in the middle of a sentence, or
+    if it has several of which the last has no full stop. One that has no full stop at all and was not cut off
+    is a caption of that style, and stays.
+    """
+    if options == CleaningOptions():
+        return text
+    text = _tidied(_without(text, options))
+    if options.complete_sentences:
+        text = _complete_prose(text, truncated, "." not in options.remove_characters)
+    return text
+
+
+def clean_tags(text: str, options: CleaningOptions, *, truncated: bool = False) -> str:
+    """Comma-separated tags after clean-up; with ``complete_sentences`` the last goes if it was cut off."""
+    if options == CleaningOptions():
+        return text
+    text = _tidied(_without(text, options))
+    return _complete_tags(text) if options.complete_sentences and truncated else text
+
+
+def _clean_mixed(text: str, options: CleaningOptions, truncated: bool, tags_first: bool) -> str:
+    text = _tidied(_without(text, options))
+    if not options.complete_sentences:
+        return text
+    parts = split_mixed(text, tags_first=tags_first)
+    if _ends_in_tags(text, parts):
+        return _complete_tags(text) if truncated else text
+    prose = parts.prose if text.endswith(parts.prose) else parts.prose.rpartition("\n")[2]
+    kept = text[: len(text) - len(prose)]
+    completed = _complete_prose(prose, truncated, "." not in options.remove_characters)
+    return (kept + completed).rstrip(SEPARATORS)
+
+
+def _ends_in_tags(text: str, parts: MixedParts) -> bool:
+    """Whether tags are what a mixed answer ends with, and not prose."""
+    if not parts.tags:
+        return False
+    last_line = parts.prose.rpartition("\n")[2]
+    return not parts.prose or not text.rstrip(SEPARATORS).endswith(last_line)
+
+
+def _complete_prose(text: str, truncated: bool, may_stop: bool) -> str:
+    """Prose without the sentence that its end is in the middle of, or with as much of it as a comma ends.
+
+    Args:
+        may_stop: a full stop may be put in the place of the comma.
+    """
+    if _ENDED.search(text):
+        return text
+    ends = sentence_ends(text)
+    if not truncated and not ends:
+        return text
+    stop = ends[-1] if ends else 0
+    comma = max((match.start() for match in _COMMA.finditer(text, stop)), default=0)
+    if comma and (may_stop or not ends):
+        cut = text[:comma].rstrip(SEPARATORS)
+        return cut + "." if ends and not _ENDED.search(cut) else cut
+    return text[:stop].rstrip() if stop else text
+
+
+def _complete_tags(text: str) -> str:
+    if text.endswith("."):  # the end of all of them
+        return text
+    comma = max((match.start() for match in re.finditer(r"[,\n]", text)), default=0)
+    return text[:comma].rstrip(SEPARATORS) if comma else text
+
+
+def _without(text: str, options: CleaningOptions) -> str:
+    """``text`` with a mark for all that is taken out."""
+    text = text.replace(_GONE, "")
+    if options.remove_characters:
+        text = _mark_characters(text, options.remove_characters)
+    if options.remove_brackets:
+        text = _mark_brackets(text, options.remove_brackets)
+    if options.max_word_length is not None:
+        length = options.max_word_length
+        text = _mark_words(text, lambda word: longest_run(word) > length)
+    if options.drop_underscored:
+        text = _mark_words(text, lambda word: "_" in word and not is_kaomoji(word))
+    return text
+
+
+def _mark_characters(text: str, characters: str) -> str:
+    """Every one of ``characters`` marked, and all of a face that has one: what is left would be none."""
+    one = re.compile(f"[{re.escape(characters)}]")
+
+    def mark(match: re.Match[str]) -> str:
+        word = match.group()
+        return _GONE if is_kaomoji(word) and one.search(word) else one.sub(_GONE, word)
+
+    return one.sub(_GONE, _WORD.sub(mark, text))
+
+
+def _mark_brackets(text: str, brackets: str) -> str:
+    """Every pair marked, with what is in it; one without a partner stays, and so do those of faces."""
+    plain = {
+        position
+        for word in _WORD.finditer(text)
+        if is_emoticon(word.group()) or is_kaomoji(word.group())
+        for position in range(*word.span())
+    }
+    inside = bytearray(len(text))
+    for opening, closing in zip(brackets[::2], brackets[1::2], strict=True):
+        opened: list[int] = []
+        for position, character in enumerate(text):
+            if position in plain:
+                continue
+            if character == opening:
+                opened.append(position)
+            elif character == closing and opened:
+                start = opened.pop()
+                if start and text[start - 1] == "\\":  # as tags have them: \\(series\\)
+                    start -= 1
+                inside[start : position + 1] = b"\1" * (position + 1 - start)
+    return "".join(_GONE if hidden else character for character, hidden in zip(text, inside, strict=True))
+
+
+def _mark_words(text: str, goes: Callable[[str], bool]) -> str:
+    """Every word marked that ``goes``, with and without the punctuation around it, which stays."""
+
+    def mark(match: re.Match[str]) -> str:
+        parts = _CORE.fullmatch(match.group())
+        if parts is None or not (goes(match.group()) and goes(parts["core"])):
+            return match.group()
+        return parts["before"] + _GONE + parts["after"]
+
+    return _WORD.sub(mark, text)
+
+
+def _tidied(text: str) -> str:
+    """``text`` without the marks, and without what they have left behind."""
+    text = re.sub(r"[^\S\n]+", " ", text)
+    while (closed := _EMPTIED.sub(_GONE, text)) != text:
+        text = closed
+    text = _HOLE.sub(_mended, text)
+    text = re.sub(r"(?<![\s,]) \.(?=\s|\Z)", ".", re.sub(r" {2,}", " ", text))
+    text = re.sub(r" ?,(?: ?,)*", ",", text)
+    text = re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n[ ,]*", "\n", text))
+    return text.strip(SEPARATORS)
+
+
+def _mended(hole: re.Match[str]) -> str:
+    """What stands where something was taken out: of two punctuation marks that now meet, the stronger."""
+    before, after = hole["before"], hole["after"]
+    if not before:
+        begins = hole.start() == 0 or hole.string[hole.start() - 1] == "\n"
+        return "" if begins or (hole["closes"] is not None and not after) else after or " "
+    if before in "([{“‘":
+        return before
+    if not after:
+        return before if hole["closes"] is not None else before + " "
+    if before in ",;:":
+        return after
+    return before if after[0] in _STOPS else before + after

@@ -72,7 +72,7 @@ def find_preset(name: str) -> Preset:
     key = "-".join(name.strip().casefold().replace("_", " ").replace("-", " ").split())
     found = PRESETS.get(key)
     if found is None:
-        nearest = difflib.get_close_matches(key, PRESETS, n=1)
+        nearest = difflib.get_close_matches(key, PRESETS, n=1, cutoff=0.4)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise PresetError(f"unknown preset {name!r}.{hint} Known are: {', '.join(PRESETS)}.")
     return found

@@ -1,8 +1,8 @@
 """What an answer must meet to be kept, and how often it is asked again if it does not.
 
-Judged are captions, tags and mixed answers: their words are counted after clean-up (see :mod:`.words`), as the
-user gets them but for prefix and suffix; a retry word is looked for in what was generated, since clean-up
-may have taken it out.
+Judged are captions, tags and mixed answers: their words are counted after clean-up (see :mod:`.words`), but
+without prefix and suffix; a retry word is looked for in what was generated, since clean-up may have taken it
+out.
 """
 
 from __future__ import annotations

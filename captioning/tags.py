@@ -19,6 +19,7 @@ __all__ = [
     "TagOptions",
     "edit_prose",
     "edit_tags",
+    "is_emoticon",
     "is_kaomoji",
     "join_tags",
     "parse_replacements",
@@ -181,6 +182,11 @@ def is_kaomoji(word: str) -> bool:
     return all(len(side) == 1 or not re.search(r"\w", side) for side in (left, right))
 
 
+def is_emoticon(word: str) -> bool:
+    """Whether ``word`` is a face with brackets in it, such as ``:)`` or ``;-(``."""
+    return _EMOTICON.fullmatch(_unescape(word)) is not None
+
+
 class _Rule:
     """One replacement, compiled."""
 
@@ -315,7 +321,7 @@ def _paired_parentheses(text: str) -> dict[int, int]:
     plain = {
         position
         for word in re.finditer(r"[^\s,]+", text)
-        if _EMOTICON.fullmatch(_unescape(word.group()))
+        if is_emoticon(word.group())
         for position in range(*word.span())
     }
     pairs: dict[int, int] = {}

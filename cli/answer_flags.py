@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..captioning.captioner import DEFAULT_MODEL
-from .choices import Dtype
+from .choices import Dtype, Quantization
 from .completion import complete_model
 from .question_flags import QuestionFlags
 from .reporting import UsageError
@@ -73,7 +73,7 @@ class PlaceFlags:
         typer.Option(
             metavar="TYPE",  # the list would take the room of the default model's name
             help="Number format: auto, fp32, fp16, bf16 or int8; auto is fp16 on a GPU, bf16 on a CPU that "
-            "has it, else fp32.",
+            "has it, else fp32; of a PaliGemma always bf16.",
             rich_help_panel=DEVICE,
         ),
     ] = Dtype.AUTO
@@ -85,6 +85,15 @@ class PlaceFlags:
             rich_help_panel=DEVICE,
         ),
     ] = False
+    quantization: Annotated[
+        Quantization,
+        typer.Option(
+            metavar="none|8|4",
+            help="Bits of the language model's weights: less memory, nearly the same answers. 4 needs "
+            "bitsandbytes.",
+            rich_help_panel=DEVICE,
+        ),
+    ] = Quantization.NONE
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -128,22 +137,38 @@ class AnswerFlags(QuestionFlags, DeviceFlags, _OneModel):
             fetch: False where none will be loaded.
 
         Raises:
-            UsageError: the device or the number format is not to be had.
+            UsageError: the device, the number format or the quantization is not to be had.
             ModelFilesError: the checkpoint is not.
         """
         from ..captioning import Captioner
-        from ..inference import resolve_device, resolve_dtype
 
-        try:  # before a download, which a mistyped device should not start
-            device = resolve_device(self.device)
-            dtype = resolve_dtype(self.precision(), device)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        device, dtype = self.place()  # before a download, which a mistyped device should not start
         if fetch:
             self.fetch()
+            device, dtype = self.place()  # its family is known now
         return Captioner(
-            self.model, device=device, dtype=dtype, batch_size=self.batch_size, loras=self.loras()
-        )
+            self.model, device=device, dtype=dtype, batch_size=self.batch_size, loras=self.loras(),
+            quantization=self.quantization.value,
+        )  # fmt: skip
+
+    def place(self) -> tuple[str, str]:
+        """The device and the number format for the checkpoint; ``auto`` while its family is not known.
+
+        Raises:
+            UsageError: one is not to be had, or not with the quantization.
+            ModelFilesError: the name of the checkpoint stands for nothing.
+        """
+        from ..inference import check_quantization, resolve_device, resolve_dtype
+        from ..models_cache import told_family
+
+        try:
+            device = resolve_device(self.device)
+            dtype = self.precision()
+            check_quantization(self.quantization.value, device, dtype)
+            family = told_family(self.model)
+            return device, dtype if family is None else resolve_dtype(dtype, device, family)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
     def fetch(self) -> None:
         """See that the checkpoint and the adapters are there, downloading them if need be.

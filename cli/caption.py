@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..captioning.captioner import DEFAULT_INSTRUCTION
+from ..captioning.captioner import DEFAULT_INSTRUCTION, default_instruction
 from .answer_flags import AnswerFlags
 from .caption_flags import CaptionFlags, Images, Instructions
 from .caption_images import caption_images
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def caption(
     *,
     image: Images,
-    instruction: Instructions = [DEFAULT_INSTRUCTION],  # noqa: B006 - typer copies it
+    instruction: Instructions = None,
     flags: AnswerFlags,
     wanted: CaptionFlags,
 ) -> None:
@@ -39,4 +39,15 @@ def caption(
         results = captioner.stream(paths, instructions, options)
         return ((result, records_of(result, captioner.model)) for result in results)
 
-    caption_images(image, instruction, flags, wanted, ask)
+    def default() -> str:
+        from ..models_cache import ModelNotFoundError, told_family
+
+        try:
+            family = told_family(flags.model)
+        except ModelNotFoundError:  # told after what is wrong with the rest of the command line
+            return DEFAULT_INSTRUCTION
+        if family is None:
+            flags.captioner()  # downloads it: what it is asked depends on what it is
+        return default_instruction(flags.model)
+
+    caption_images(image, instruction, flags, wanted, ask, default)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..captioning.captioner import DEFAULT_INSTRUCTION
 from .choices import Format
 from .completion import complete_instruction
 from .question_flags import ASK, OUTPUT
@@ -22,7 +23,7 @@ Images = Annotated[
 ]
 
 Instructions = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--instruction",
         "-i",
@@ -30,6 +31,7 @@ Instructions = Annotated[
         help="What to ask, several separated by commas or by giving the option again "
         "(see 'promptgen instructions').",
         autocompletion=complete_instruction,
+        show_default=f"{DEFAULT_INSTRUCTION}; of a PaliGemma what it was trained for",
         rich_help_panel=ASK,
     ),
 ]

@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
+from ..captioning.captioner import DEFAULT_INSTRUCTION
 from .caption_flags import CaptionFlags
 from .choices import Format
 from .image_arguments import expand_images
 from .output_file import OutputFile
 from .progress import progress_over
 from .question_flags import QuestionFlags
-from .reporting import FAILED, UsageError, configure_logging, reported_errors, say, say_error
+from .reporting import (
+    FAILED,
+    UsageError,
+    configure_logging,
+    reported_errors,
+    say,
+    say_error,
+    say_warning,
+)
 from .streams import is_terminal
 from .writers import JsonLinesWriter, JsonWriter, Record, TableWriter, TextWriter, Writer
 
@@ -29,25 +38,27 @@ if TYPE_CHECKING:
 
 def caption_images(
     images: Sequence[str],
-    instruction: Sequence[str],
+    instruction: Sequence[str] | None,
     flags: QuestionFlags,
     wanted: CaptionFlags,
     ask: Callable[[Sequence[str], Sequence[str], CaptionOptions], Answers],
+    default: Callable[[], str] = lambda: DEFAULT_INSTRUCTION,
 ) -> None:
     """Have the images captioned, and write the answers.
 
     Args:
         images: as they were named.
         ask: gets the paths, the instructions by their canonical names, and the options.
+        default: the instruction where there is none.
 
     Raises:
         typer.Exit: something failed, see :mod:`.reporting`.
     """
     configure_logging(flags.verbose)
     with reported_errors(flags.verbose):
-        instructions = flags.find_instructions(instruction)
-        paths = expand_images(images, getattr(sys.stdin, "buffer", None), null_separated=wanted.null)
         options = flags.caption_options()
+        paths = expand_images(images, getattr(sys.stdin, "buffer", None), null_separated=wanted.null)
+        instructions = flags.find_instructions(instruction or [default()])
         with ExitStack() as stack:
             stream = _open_output(stack, wanted.output, overwrite=wanted.overwrite)
             writer = _make_writer(wanted.form(), stream, alone=len(paths) * len(instructions) == 1)
@@ -67,12 +78,22 @@ def _write_all(answers: Answers, count: int, writer: Writer, *, quiet: bool) -> 
         for result, records in answers:
             with progress.aside():
                 writer.write(records)
+                _tell_marks(result, records, quiet=quiet)
                 if result.error is not None:
                     failed += 1
                     named = result.error.startswith(result.image)  # image errors name their file themselves
                     say_error(result.error if named else f"{result.image}: {result.error}")
             progress.advance()
     return failed
+
+
+def _tell_marks(result: ImageResult, records: Sequence[Record], *, quiet: bool) -> None:
+    """Say which answers were kept though they fall short; the records hold it, but text does not show it."""
+    for record in records if not quiet else ():
+        if unmet := record.get("unmet"):
+            retries = record.get("attempts", 1) - 1
+            kept = f"kept after {retries} {'retry' if retries == 1 else 'retries'}" if retries else "kept"
+            say_warning(f"{result.image}: {record['instruction']} {kept}: {unmet}")
 
 
 def _open_output(stack: ExitStack, output: Path | None, *, overwrite: bool) -> TextIO:

@@ -60,6 +60,14 @@ class Dtype(str, Enum):
     INT8 = "int8"
 
 
+class Quantization(str, Enum):
+    """Bits that weights are held in; the values of :data:`promptgen.inference.QUANTIZATIONS`."""
+
+    NONE = "none"
+    EIGHT = "8"
+    FOUR = "4"
+
+
 class CheckpointFormat(str, Enum):
     """The published forms of a checkpoint."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .choices import EarlyStopping, Underscores
+from .preset_flag import CLEANING, PresetFlag
 from .reporting import UsageError
 from .streams import is_terminal
 
@@ -36,6 +37,75 @@ class QuestionFlags:
             metavar="TEXT",
             help="Text or region that some instructions need, such as the phrase to locate.",
             rich_help_panel=ASK,
+        ),
+    ] = None
+    language: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE",
+            help="Language of captions, such as de, where the checkpoint has several (PaliGemma).",
+            show_default="en",
+            rich_help_panel=ASK,
+        ),
+    ] = None
+    preset: PresetFlag = None
+    complete_sentences: Annotated[
+        bool | None,
+        typer.Option(
+            "--complete-sentences/--no-complete-sentences",
+            help="Cut a chopped end back to the last full stop or comma.",
+            rich_help_panel=CLEANING,
+        ),
+    ] = None
+    remove_characters: Annotated[
+        str | None,
+        typer.Option(metavar="CHARACTERS", help="Each of these goes, e.g. '#*~'.", rich_help_panel=CLEANING),
+    ] = None
+    remove_brackets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PAIRS",
+            help="Brackets that go with all that is between them, e.g. '()[]'.",
+            rich_help_panel=CLEANING,
+        ),
+    ] = None
+    max_word_length: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Words with more letters in a row go; 0 is off.",
+            rich_help_panel=CLEANING,
+        ),
+    ] = None
+    drop_underscored: Annotated[
+        bool | None,
+        typer.Option(
+            "--drop-underscored/--no-drop-underscored",
+            help="Words with an underscore go, as most tags have one; ^_^ stays.",
+            rich_help_panel=CLEANING,
+        ),
+    ] = None
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="With --do-sample: ask up to N times again for an answer that is too short or holds a retry "
+            "word. The last one is kept, with a warning.",
+            rich_help_panel=CLEANING,
+        ),
+    ] = None
+    min_words: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The fewest words of an answer.", rich_help_panel=CLEANING),
+    ] = None
+    retry_word: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD",
+            help="A word that no answer may hold. May be given again; '' for none.",
+            rich_help_panel=CLEANING,
+            show_default=False,
         ),
     ] = None
     num_beams: Annotated[
@@ -276,8 +346,9 @@ class QuestionFlags:
         Raises:
             UsageError: a value is outside its range.
         """
-        from ..captioning import CaptionOptions, TagOptions
+        from ..captioning import CaptionOptions, CleaningOptions, RetryOptions, TagOptions, apply_preset
         from ..captioning.images import DEFAULT_BACKGROUND, parse_background
+        from ..captioning.retries import check_retries
         from ..inference import GenerationOptions
 
         early_stopping = {"true": True, "false": False, "never": "never", None: None}[self.early_stopping]
@@ -285,7 +356,7 @@ class QuestionFlags:
             # The usual one is known without Pillow, which so comes after the command line is checked.
             usual = self.background == _WHITE
             colour = DEFAULT_BACKGROUND if usual else parse_background(self.background)
-            return CaptionOptions(
+            options = CaptionOptions(
                 generation=GenerationOptions(
                     num_beams=self.num_beams,
                     max_new_tokens=self.max_new_tokens,
@@ -312,9 +383,35 @@ class QuestionFlags:
                 text_input=self.text_input,
                 background=colour,
                 vision=self.vision_options(),
+                language=self.language,
+                cleaning=CleaningOptions(
+                    complete_sentences=bool(self.complete_sentences),
+                    remove_characters=self.remove_characters or "",
+                    remove_brackets=self.remove_brackets or "",
+                    max_word_length=self.max_word_length or None,
+                    drop_underscored=bool(self.drop_underscored),
+                ),
+                retries=RetryOptions(self.retries or 0, self.min_words or 0, tuple(self.retry_word or ())),
             )
+            options = apply_preset(self.preset, options, self._explicit())
+            check_retries(options.generation, options.retries)
+            return options
         except ValueError as error:
             raise UsageError(str(error)) from error
+
+    def _explicit(self) -> list[str]:
+        """The settings of clean-up and retries that were given, though it be their default."""
+        given = {
+            "complete_sentences": self.complete_sentences,
+            "remove_characters": self.remove_characters,
+            "remove_brackets": self.remove_brackets,
+            "max_word_length": self.max_word_length,
+            "drop_underscored": self.drop_underscored,
+            "limit": self.retries,
+            "min_words": self.min_words,
+            "retry_words": self.retry_word or None,
+        }
+        return [name for name, value in given.items() if value is not None]
 
     @property
     def watched(self) -> bool:

@@ -48,6 +48,12 @@ def say_error(message: str) -> None:
     typer.echo(message, err=True)
 
 
+def say_warning(message: str) -> None:
+    """Write one warning to standard error, marked as such (yellow in a terminal)."""
+    typer.secho("warning: ", fg=typer.colors.YELLOW, bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+
+
 def configure_logging(verbose: int) -> None:
     """Log to standard error: warnings, with ``-v`` what the engine does, with ``-vv`` everything."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
