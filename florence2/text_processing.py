@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
@@ -16,6 +15,7 @@ from tokenizers.models import BPE
 
 from ..inference.errors import CheckpointError
 from ..inference.json_files import read_json
+from ..inference.token_spans import token_spans
 
 # What the published processor adds to BART's vocabulary, in its order and its spelling.
 FLORENCE2_TOKENS: tuple[str, ...] = (
@@ -65,22 +65,13 @@ class TextProcessor:
         return _clean_up(text) if self._clean_up else text
 
     def spans(self, token_ids: Sequence[int]) -> list[tuple[int, int]]:
-        """Which characters of the decoded text each token stands for: the first, and the one after the last.
+        """Which characters of the decoded text each token stands for, see :func:`.token_spans`."""
 
-        Tokens that are taken out stand for none. A character of several tokens is the first one's.
-        """
-        ends: list[int] = []
-        begun, offset = 0, 0  # of the tokens that are decoded together: the first, and where it stands
-        for place, token in enumerate(token_ids):
-            text = self.decode(token_ids[begun : place + 1])
-            ends.append(offset + len(text))
-            # Where nothing crosses, so that a long answer is not decoded again and again: no half character,
-            # no white space that depends on what comes.
-            if token in self._markup or not (self._clean_up or text.endswith("\N{REPLACEMENT CHARACTER}")):
-                begun, offset = place + 1, ends[-1]
-        # a later token may shorten what stood there before, where white space is cleaned up
-        ends = list(accumulate(reversed(ends), min))[::-1]
-        return list(zip([0, *ends], ends, strict=False))
+        def ends_a_part(token: int, text: str) -> bool:
+            # Nothing crosses here: no half character, no white space that depends on what comes.
+            return token in self._markup or not (self._clean_up or text.endswith("\N{REPLACEMENT CHARACTER}"))
+
+        return token_spans(token_ids, self.decode, ends_a_part)
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:

@@ -65,10 +65,10 @@ def resolve_dtype(name: str = "auto", device: str = "cpu", family: str = "floren
 
 
 _NOT_OF_PALIGEMMA = {
-    "fp16": "PaliGemma does not go with fp16: its numbers get larger than those go (65504), and answers are "
-    "noise. Choose auto, bf16 or fp32.",
-    "int8": "int8 (--fast) is for Florence-2 models. For a PaliGemma with fewer bits choose quantization 8 or "
-    "4, with dtype auto, bf16 or fp32.",
+    "fp16": "A PaliGemma cannot be loaded as fp16: its numbers get too large for that. Choose auto, bf16 or "
+    "fp32.",
+    "int8": "A PaliGemma cannot be loaded as int8 (--fast), which is for Florence-2. For fewer bits choose "
+    "quantization 8 or 4, with dtype auto, bf16 or fp32.",
 }
 
 
