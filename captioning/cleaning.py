@@ -122,31 +122,38 @@ def clean_text(text: str, options: CleaningOptions, *, truncated: bool = False) 
     """
     if options == CleaningOptions():
         return text
-    text = _tidied(_without(text, options))
-    if options.complete_sentences:
-        text = _complete_prose(text, truncated, "." not in options.remove_characters)
-    return text
+    if not options.complete_sentences:
+        return _tidied(_without(text, options))
+    return _complete_prose(_open_ended(text, options), truncated, options)
 
 
 def clean_tags(text: str, options: CleaningOptions, *, truncated: bool = False) -> str:
     """Comma-separated tags after clean-up; with ``complete_sentences`` the last goes if it was cut off."""
     if options == CleaningOptions():
         return text
-    text = _tidied(_without(text, options))
-    return _complete_tags(text) if options.complete_sentences and truncated else text
+    if not (options.complete_sentences and truncated):
+        return _tidied(_without(text, options))
+    return _complete_tags(_open_ended(text, options))
 
 
 def _clean_mixed(text: str, options: CleaningOptions, truncated: bool, tags_first: bool) -> str:
-    text = _tidied(_without(text, options))
+    tidy = _tidied(_without(text, options))
     if not options.complete_sentences:
-        return text
-    parts = split_mixed(text, tags_first=tags_first)
-    if _ends_in_tags(text, parts):
-        return _complete_tags(text) if truncated else text
-    prose = parts.prose if text.endswith(parts.prose) else parts.prose.rpartition("\n")[2]
-    kept = text[: len(text) - len(prose)]
-    completed = _complete_prose(prose, truncated, "." not in options.remove_characters)
-    return (kept + completed).rstrip(SEPARATORS)
+        return tidy
+    parts = split_mixed(tidy, tags_first=tags_first)
+    if _ends_in_tags(tidy, parts):
+        return _complete_tags(_open_ended(text, options)) if truncated else tidy
+    prose = parts.prose if tidy.endswith(parts.prose) else parts.prose.rpartition("\n")[2]
+    start = len(tidy) - len(prose)
+    completed = _complete_prose(_open_ended(text, options)[start:], truncated, options)
+    return (tidy[:start] + completed).rstrip(SEPARATORS)
+
+
+def _open_ended(text: str, options: CleaningOptions) -> str:
+    """``text`` without what is taken out, but with a comma at its end, which says that what precedes it is
+    whole."""
+    tidy = _tidied(_without(text, options))
+    return tidy + "," if tidy and text.rstrip().endswith(",") else tidy
 
 
 def _ends_in_tags(text: str, parts: MixedParts) -> bool:
@@ -157,30 +164,26 @@ def _ends_in_tags(text: str, parts: MixedParts) -> bool:
     return not parts.prose or not text.rstrip(SEPARATORS).endswith(last_line)
 
 
-def _complete_prose(text: str, truncated: bool, may_stop: bool) -> str:
-    """Prose without the sentence that its end is in the middle of, or with as much of it as a comma ends.
-
-    Args:
-        may_stop: a full stop may be put in the place of the comma.
-    """
-    if _ENDED.search(text):
-        return text
+def _complete_prose(text: str, truncated: bool, options: CleaningOptions) -> str:
+    """Prose without the sentence that its end is in the middle of, or with as much of it as a comma ends."""
     ends = sentence_ends(text)
-    if not truncated and not ends:
-        return text
+    if _ENDED.search(text) or not (truncated or ends):
+        return text.rstrip(SEPARATORS)
+    may_stop = "." not in options.remove_characters  # in the place of the comma
     stop = ends[-1] if ends else 0
     comma = max((match.start() for match in _COMMA.finditer(text, stop)), default=0)
     if comma and (may_stop or not ends):
         cut = text[:comma].rstrip(SEPARATORS)
         return cut + "." if ends and not _ENDED.search(cut) else cut
-    return text[:stop].rstrip() if stop else text
+    return text[:stop].rstrip() if stop else text.rstrip(SEPARATORS)
 
 
 def _complete_tags(text: str) -> str:
-    if text.endswith("."):  # the end of all of them
+    """Tags without the last one, unless a comma or a full stop ends it."""
+    if text.endswith("."):
         return text
     comma = max((match.start() for match in re.finditer(r"[,\n]", text)), default=0)
-    return text[:comma].rstrip(SEPARATORS) if comma else text
+    return text[:comma].rstrip(SEPARATORS) if comma else text.rstrip(SEPARATORS)
 
 
 def _without(text: str, options: CleaningOptions) -> str:
