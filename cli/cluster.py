@@ -37,7 +37,7 @@ def workers_on_ray(
     # each machine finds out for itself what these mean there
     captioner = Captioner(
         flags.model, device=flags.device, dtype=flags.precision(), batch_size=flags.batch_size,
-        loras=flags.loras(),
+        loras=flags.loras(), quantization=flags.quantization.value,
     )  # fmt: skip
     folders = tuple(str(Path(one).absolute()) for one in options.inputs if Path(one).is_dir())
     cluster = RayOptions(address=address, workers=count, paths=folders)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .answer_flags import PlaceFlags, strength_of
+from .choices import Quantization
+from .quantized_names import split_quantization
 from .reporting import UsageError
 
 if TYPE_CHECKING:
@@ -24,22 +26,28 @@ class Named:
     model: str
     loras: tuple[tuple[str, float], ...] = ()
     label: str = ""
+    quantization: Quantization = Quantization.NONE
 
 
-def parse_model(given: str) -> Named:
-    """``CHECKPOINT``, ``CHECKPOINT+ADAPTER[:STRENGTH]``, or the folder of an adapter, which names its base.
+def parse_model(given: str, usual: Quantization = Quantization.NONE) -> Named:
+    """``CHECKPOINT``, ``CHECKPOINT+ADAPTER[:STRENGTH]``, or the folder of an adapter, which names its base;
+    and behind each of them perhaps ``@`` with a quantization.
+
+    Args:
+        usual: the quantization where none is named.
 
     Raises:
         UsageError: an adapter does not say what it belongs to.
     """
+    given, bits = split_quantization(given, usual)
     if Path(given).is_dir():
-        return _of_adapter(given) if _is_adapter(Path(given)) else Named(given)
+        return replace(_of_adapter(given) if _is_adapter(Path(given)) else Named(given), quantization=bits)
     model, *adapters = given.split("+")
     if not model.strip() or not all(adapter.strip() for adapter in adapters):
         raise UsageError(
             f"--model {given!r}: write CHECKPOINT, or CHECKPOINT+ADAPTER for one with an adapter."
         )
-    return Named(model, tuple(strength_of(adapter) for adapter in adapters))
+    return Named(model, tuple(strength_of(adapter) for adapter in adapters), quantization=bits)
 
 
 def label_all(models: Sequence[Named], labels: Sequence[str]) -> list[Named]:
@@ -59,36 +67,42 @@ def label_all(models: Sequence[Named], labels: Sequence[str]) -> list[Named]:
             raise UsageError("--label is empty.")
         if folded.count(label.casefold()) > 1:
             raise UsageError(f"Two checkpoints are called {label}. Give each a name by --label.")
-    return [Named(model.model, model.loras, label) for model, label in zip(models, found, strict=True)]
+    return [replace(model, label=label) for model, label in zip(models, found, strict=True)]
 
 
 def contestant(named: Named, place: PlaceFlags, *, watched: bool) -> Contestant:
     """The checkpoint, downloaded first if need be.
 
     Raises:
-        UsageError: the device or the number format is not to be had.
+        UsageError: the device, the number format or the quantization is not to be had.
         ModelFilesError: the checkpoint or an adapter is not.
         ConfigError: the configuration of the run that it is of cannot be read.
     """
     from ..captioning import Captioner
-    from ..inference import resolve_device, resolve_dtype
-    from ..models_cache import ensure_adapter, ensure_checkpoint
+    from ..inference import check_quantization, resolve_device, resolve_dtype
+    from ..models_cache import ensure_adapter, ensure_checkpoint, family_of_model
     from ..training.evaluation.evaluation import Contestant
     from ..training.evaluation.held_out import prompts_of
 
+    bits = named.quantization.value
     try:
         device = resolve_device(place.device)
-        dtype = resolve_dtype(place.precision(), device)
+        check_quantization(bits, device, place.precision())
     except ValueError as error:
         raise UsageError(str(error)) from error
     folder = ensure_checkpoint(named.model, offline=place.offline, progress=watched)
+    try:
+        dtype = resolve_dtype(place.precision(), device, family_of_model(named.model))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     adapters = tuple(
         (ensure_adapter(name, offline=place.offline, progress=watched), strength)
         for name, strength in named.loras
     )
     captioner = Captioner(
-        named.model, device=device, dtype=dtype, batch_size=place.batch_size, loras=named.loras
-    )
+        named.model, device=device, dtype=dtype, batch_size=place.batch_size, loras=named.loras,
+        quantization=bits,
+    )  # fmt: skip
     prompts: dict[str, str] = {}
     for place_of_run in (folder, *(path for path, _ in adapters)):
         prompts |= prompts_of(place_of_run)
@@ -124,4 +138,6 @@ def _label(model: Named, models: Sequence[Named]) -> str:
 def _parts(model: Named) -> list[str]:
     """Of the path of what it is named after: its last adapter, or itself."""
     name = model.loras[-1][0] if model.loras else model.model
+    if model.quantization is not Quantization.NONE:
+        name += f"@{model.quantization.value}"
     return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")] or [name]

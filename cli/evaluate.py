@@ -6,12 +6,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .answer_flags import PlaceFlags
+from .choices import Quantization
 from .contestants import Named, contestant, label_all, parse_model
 from .evaluate_flags import ContestantFlags, EvaluationDataFlags, EvaluationFlags, Run
 from .expand_flags import expand_flags
@@ -58,7 +60,7 @@ def evaluate(
         from ..training.evaluation.questions import draw_questions, questions_of
 
         trained = _find_run(run, data)
-        models = label_all(*_models(trained, contestants))
+        models = label_all(*_models(trained, contestants, place.quantization))
         folder = _output(trained, flags)
         given = data.options()
         conditions = _conditions(trained, given, place, data, flags)
@@ -107,17 +109,23 @@ def _find_run(given: Path | None, data: EvaluationDataFlags) -> TrainedRun | Non
     return find_run(given)
 
 
-def _models(trained: TrainedRun | None, flags: ContestantFlags) -> tuple[list[Named], list[str]]:
-    """Those that were named; else of a run the one before and the one after."""
+def _models(
+    trained: TrainedRun | None, flags: ContestantFlags, bits: Quantization
+) -> tuple[list[Named], list[str]]:
+    """Those that were named; else of a run the one before and the one after.
+
+    Args:
+        bits: of those that are named without.
+    """
     labels = list(flags.label or ())
     if flags.model:
-        return [parse_model(given) for given in flags.model], labels
+        return [parse_model(given, bits) for given in flags.model], labels
     if trained is None:
         raise UsageError("Name a checkpoint by --model, or several to compare them.")
-    after = parse_model(str(trained.trained))
+    after = parse_model(str(trained.trained), bits)
     if after.loras:
-        after = Named(trained.base, after.loras)
-    models = [Named(trained.base), after]
+        after = replace(after, model=trained.base)
+    models = [Named(trained.base, quantization=bits), after]
     return models, labels or ["original", "fine-tuned"]
 
 
@@ -253,6 +261,8 @@ def _settings(
     from .._version import __version__
 
     settings = {f"checkpoint {one.label}": one.name for one in entered}
+    if conditions.with_loss:
+        settings |= {f"no loss of {one.label}": one.without_loss for one in entered if one.without_loss}
     if data.data:
         settings["data"] = ", ".join(map(str, data.data))
     elif trained is not None:
@@ -282,6 +292,10 @@ def _tell(evaluation: Evaluation, folder: EvaluationFolder) -> None:
             f"{NO_SYNONYMS}: WordNet is not on this computer, so only equal words and stems count. Do: "
             f"{shlex.quote(sys.executable)} -m nltk.downloader wordnet"
         )
+    for model in evaluation.models:
+        reason_against = model.contestant.without_loss
+        if evaluation.conditions.with_loss and reason_against is not None:
+            say(f"{model.contestant.label} has no loss: {reason_against}.")
     for name, reason in evaluation.failed[:_FAILED]:
         say(f"left out: {name}: {reason}")
     if len(evaluation.failed) > _FAILED:

@@ -44,7 +44,8 @@ class ContestantFlags:
             "-m",
             metavar="NAME|HUB_ID|FOLDER",
             help="Checkpoint by catalogue name, Hub id or folder; NAME+ADAPTER[:STRENGTH] is one with a LoRA "
-            "adapter. Give it again for each one that is compared.",
+            "adapter, NAME@4 or NAME@8 one with weights of so many bits. Give it again for each one that is "
+            "compared.",
             autocompletion=complete_model,
             rich_help_panel=DEVICE,
             show_default=False,
@@ -193,7 +194,8 @@ class EvaluationFlags:
         bool,
         typer.Option(
             "--loss/--no-loss",
-            help="Also compute the loss of the true answers, in fp32.",
+            help="Also compute the loss of the true answers, in fp32; of Florence-2 checkpoints with weights "
+            "that are not quantised.",
             rich_help_panel=_GENERATION,
         ),
     ] = True

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..captioning.captioner import DEFAULT_INSTRUCTION
 from .answer_flags import AnswerFlags
 from .cluster import workers_on_ray
 from .devices import captioners_on
@@ -27,7 +26,7 @@ def folder(
     *,
     path: Paths,
     source: SourceFlags,
-    instruction: Columns = [DEFAULT_INSTRUCTION],  # noqa: B006 - typer copies it
+    instruction: Columns = None,
     flags: AnswerFlags,
     wanted: FolderFlags,
     devices: Annotated[
@@ -85,9 +84,19 @@ def folder(
             captioner, workers = workers_on_ray(ray_address, ray_workers, flags, options, fetch=fetch)
         else:
             raise UsageError("--devices are of this machine, --ray is for others; give one of the two.")
+        if fetch and workers is None:
+            captioner.inquire(options.instructions, options.captions)  # before anything is written
         return local_model(captioner, options, workers)
 
-    caption_folders(path, source, instruction, flags, wanted, model_for)
+    def default() -> str:
+        from ..captioning import default_instruction
+        from ..models_cache import told_family
+
+        if told_family(flags.model) is None and not wanted.dry_run:
+            flags.fetch()  # what it is asked depends on what it is
+        return default_instruction(flags.model)
+
+    caption_folders(path, source, instruction, flags, wanted, model_for, default)
 
 
 def _captioner(
@@ -115,7 +124,12 @@ def _captioner(
         dtype=flags.precision(),
         batch_size=flags.batch_size,
         loras=flags.loras(),
+        quantization=flags.quantization.value,
     )
     every_device = ", ".join(captioner.device for captioner in captioners)
     every_dtype = ", ".join(dict.fromkeys(captioner.dtype for captioner in captioners))
-    return Captioner(flags.model, device=every_device, dtype=every_dtype, loras=flags.loras()), workers
+    told = Captioner(
+        flags.model, device=every_device, dtype=every_dtype, loras=flags.loras(),
+        quantization=flags.quantization.value,
+    )  # fmt: skip
+    return told, workers

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from ..captioning.captioner import DEFAULT_INSTRUCTION
 from ..captioning.runs.outputs import Column, Existing, Form, Fsync, OutputOptions, SameStem
 from ..captioning.runs.stores import Place, as_place
 from .completion import complete_instruction
@@ -38,7 +39,7 @@ Paths = Annotated[
 ]
 
 Columns = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--instruction",
         "-i",
@@ -46,6 +47,7 @@ Columns = Annotated[
         help="What to ask, and the extension or column for its answers: "
         "'GENERATE_TAGS:tags,MORE_DETAILED_CAPTION:txt'.",
         autocompletion=complete_instruction,
+        show_default=f"{DEFAULT_INSTRUCTION}; of a PaliGemma what it was trained for",
         rich_help_panel=ASK,
     ),
 ]

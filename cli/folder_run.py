@@ -31,15 +31,17 @@ if TYPE_CHECKING:
 def caption_folders(
     paths: Sequence[str],
     source: SourceFlags,
-    instruction: Sequence[str],
+    instruction: Sequence[str] | None,
     flags: QuestionFlags,
     wanted: FolderFlags,
     model_for: Callable[[RunOptions], AskedModel],
+    default: Callable[[], str],
 ) -> None:
     """Run, or say what a run would do.
 
     Args:
         model_for: whom to ask; called once the options are known to be sound.
+        default: the instruction where there is none.
 
     Raises:
         typer.Exit: not every image has its captions, see :mod:`.reporting`.
@@ -50,7 +52,7 @@ def caption_folders(
         from ..captioning.runs.sources import SourceError
 
         try:
-            options = _run_options(inputs, source, instruction, flags, wanted)
+            options = _run_options(inputs, source, instruction or [default()], flags, wanted)
         except OutputError as error:
             raise UsageError(str(error)) from error
         if "-" in paths:

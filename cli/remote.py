@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..captioning.captioner import DEFAULT_INSTRUCTION
 from .caption_flags import CaptionFlags, Images, Instructions
 from .caption_images import caption_images
 from .expand_flags import expand_flags
@@ -38,7 +37,7 @@ remote_app = typer.Typer(
 def caption(
     *,
     image: Images,
-    instruction: Instructions = [DEFAULT_INSTRUCTION],  # noqa: B006 - typer copies it
+    instruction: Instructions = None,
     server: AskedServerFlags,
     flags: QuestionFlags,
     wanted: CaptionFlags,
@@ -57,7 +56,7 @@ def caption(
             workers = server.workers(remote, instructions, options_to_send(flags))
             return answers_from(workers, paths, model)
 
-        caption_images(image, instruction, flags, wanted, ask)
+        caption_images(image, instruction, flags, wanted, ask, server.default_instruction)
 
 
 @expand_flags
@@ -65,7 +64,7 @@ def folder(
     *,
     path: Paths,
     source: SourceFlags,
-    instruction: Columns = [DEFAULT_INSTRUCTION],  # noqa: B006 - typer copies it
+    instruction: Columns = None,
     server: AskedServerFlags,
     flags: QuestionFlags,
     wanted: FolderFlags,
@@ -89,7 +88,7 @@ def folder(
             told = {"checkpoint": server.model or "the server's first", "server": remote.shown_url}
             return AskedModel(workers.digest, told, lambda waiting, tell: workers)
 
-        caption_folders(path, source, instruction, flags, wanted, model_for)
+        caption_folders(path, source, instruction, flags, wanted, model_for, server.default_instruction)
 
 
 @expand_flags

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..captioning.captioner import DEFAULT_INSTRUCTION
 from ..serving.settings import DEFAULT_HOST, DEFAULT_PORT
 from .question_flags import QuestionFlags
 
@@ -91,6 +92,15 @@ class AskedServerFlags(ServerFlags):
         from ..serving.client import RemoteCaptioner
 
         return RemoteCaptioner(self.url, model=self.model, api_key=self.api_key, timeout=self.timeout)
+
+    def default_instruction(self) -> str:
+        """What the server's model is asked where nobody says what.
+
+        Raises:
+            RemoteError: the server cannot be reached, or does not have the model.
+        """
+        with self.remote() as remote:
+            return remote.default_instruction() or DEFAULT_INSTRUCTION
 
     def workers(
         self, remote: RemoteCaptioner, instructions: Sequence[str], options: Mapping[str, Any]

@@ -16,6 +16,7 @@ from ..captioning.captioner import DEFAULT_MODEL
 from .answer_flags import DEVICE, AnswerFlags, DeviceFlags
 from .completion import complete_model
 from .expand_flags import expand_flags
+from .quantized_names import split_quantization
 from .question_flags import OUTPUT
 from .reporting import CommandError, UsageError, configure_logging, reported_errors, say
 from .server_flags import ServerFlags
@@ -24,7 +25,7 @@ from .stopping import stop_on_signals
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from ..captioning import Captioner
     from ..models_cache import ModelManager
@@ -42,8 +43,9 @@ def serve(
             "--model",
             "-m",
             metavar="NAME|HUB_ID|FOLDER",
-            help="Checkpoint by catalogue name (see 'promptgen models list'), Hub id or folder. May be given "
-            "again; requests that name none are answered by the first.",
+            help="Checkpoint by catalogue name (see 'promptgen models list'), Hub id or folder; NAME@4 or "
+            "NAME@8 has weights of so many bits. May be given again; requests that name none are answered by "
+            "the first.",
             autocompletion=complete_model,
             rich_help_panel=DEVICE,
             show_default=DEFAULT_MODEL,
@@ -103,8 +105,10 @@ def serve(
         _check_libraries()
         sockets = _sockets(settings, allow_no_key=server.allow_no_key)
         manager = _manager(budget, idle_timeout)
+        from ..models_cache import family_of_model
+
         captioners = _captioners(model or [DEFAULT_MODEL], device, quiet=quiet)
-        with _settled():
+        with _settled({family_of_model(captioner.model) for captioner in captioners}):
             if preload:
                 _load(captioners, quiet=quiet)
             _serve(settings, captioners, manager, sockets, quiet=quiet)
@@ -142,21 +146,29 @@ def _manager(budget: int | None, idle_timeout: float) -> ModelManager:
 def _captioners(models: Sequence[str], device: DeviceFlags, *, quiet: bool) -> list[Captioner]:
     """One per model, whose files are there, downloaded first if need be."""
     options = {field.name: getattr(device, field.name) for field in fields(device)}
-    return [AnswerFlags(model=name, quiet=quiet, **options).captioner() for name in models]
+    captioners = []
+    for given in models:
+        name, bits = split_quantization(given, device.quantization)
+        captioners.append(
+            AnswerFlags(model=name, quiet=quiet, **{**options, "quantization": bits}).captioner()
+        )
+    return captioners
 
 
 @contextmanager
-def _settled() -> Iterator[None]:
+def _settled(families: Collection[str]) -> Iterator[None]:
     """Import what the first request would, and keep all of it out of the rounds of the garbage collector.
 
     Each of its full rounds looks at every object there is, which stops the server for up to a second.
+
+    Args:
+        families: of the models.
     """
     import gc
 
-    from ..florence2 import Florence2Model
-    from ..serving.run import run
-
-    del Florence2Model, run
+    importlib.import_module("..serving.run", __package__)
+    for family in families:
+        importlib.import_module(f"..{family}.model", __package__)
     gc.collect()
     gc.freeze()
     try:

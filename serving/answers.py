@@ -53,6 +53,18 @@ class _Answer(TypedDict):
     text: Annotated[str, Field(description="For people.")]
     raw: Annotated[str, Field(description="As the model wrote it, location tokens included.")]
     truncated: Annotated[bool, Field(description="Whether it ends because no more tokens were allowed.")]
+    attempts: NotRequired[
+        Annotated[int, Field(ge=1, description="How often it was generated, if it had to be again.")]
+    ]
+    unmet: NotRequired[
+        Annotated[
+            str,
+            Field(
+                description="Which conditions (min_words, retry_word) it fails; it is the last attempt's.",
+                examples=["12 words of at least 20"],
+            ),
+        ]
+    ]
 
 
 @_exactly
@@ -137,6 +149,7 @@ class InstructionAnswer(TypedDict):
     ]
     answer: Annotated[str, Field(description="The kind of answer.")]
     known_by: Annotated[str, Field(description="Which checkpoints were trained on it.")]
+    families: Annotated[list[str], Field(description="Of the models that can be asked it.")]
 
 
 @_exactly

@@ -78,6 +78,7 @@ def router(scheduler: Scheduler, limits: Limits) -> APIRouter:
                         "input": one.input,
                         "answer": one.answer.value,
                         "known_by": one.known_by,
+                        "families": one.families,
                     }
                     for one in INSTRUCTIONS.values()
                 ]

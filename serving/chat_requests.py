@@ -3,7 +3,9 @@
 The last user message with a picture counts, and the user's last text from there on; what came before, and
 what the system and the assistant said, is ignored. The text is an instruction (``<CAPTION>``, or with its
 text ``CAPTION_TO_PHRASE_GROUNDING: a red car``), unless the model's name has one as its suffix: then the text
-is the input of an instruction that takes one, and ignored by all others.
+is the input of an instruction that takes one, and ignored by all others. Without any text the model's default
+instruction is meant. PaliGemma was trained with prompts in plain words, so its checkpoints get a text that is
+no instruction as it stands (``PROMPT``).
 
 A field that is neither OpenAI's nor an option has no effect, as most of OpenAI's have none (``user``,
 ``metadata``, ``store``, penalties); the answer lists those under ``ignored``.
@@ -17,7 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..captioning.instructions import INSTRUCTIONS, Instruction, InstructionError, find_instruction
+from ..captioning.instructions import (
+    INSTRUCTIONS,
+    PALIGEMMA,
+    Instruction,
+    InstructionError,
+    find_instruction,
+)
+from ..captioning.presets import PresetError, find_preset
 from .asks import Ask
 from .checks import check_ask
 from .errors import BadRequestError
@@ -159,12 +168,16 @@ def _read_instruction(model: ModelId, text: str) -> tuple[Instruction, str | Non
     """What is asked, and the text that goes with it."""
     if model.instruction is not None:
         return model.instruction, (text or None) if model.instruction.needs_input else None
+    if not text:
+        return find_instruction(model.model.default_instruction), None
     match = _WITH_BRACKETS.fullmatch(text) or _WITHOUT_BRACKETS.fullmatch(text)
     try:
         if match is None:
             raise InstructionError("no name")
         return find_instruction(match[1][:100]), match[2].strip() or None
     except InstructionError as error:
+        if model.model.family == PALIGEMMA:
+            return find_instruction("PROMPT"), text
         example = f"{model}:{model.model.instructions[0]}"
         raise BadRequestError(
             f"The text {reprlib.repr(text)} is no instruction. Ask for one of {', '.join(INSTRUCTIONS)}, with"
@@ -179,7 +192,7 @@ def _read_options(
     """The options, by the names that they have everywhere, and the fields that have no effect."""
     given = {name: value for name, value in body.items() if value is not None}
     ignored = [name for name in given if name not in _READ and name not in AnswerOptions.model_fields]
-    if given.get("do_sample") is not True:
+    if not _samples(given):
         ignored += [name for name in _SAMPLING if given.pop(name, None) is not None]
     options = {name: value for name, value in given.items() if name in AnswerOptions.model_fields}
     for name in _MOST_TOKENS:
@@ -191,6 +204,16 @@ def _read_options(
     options.setdefault("text_input", text_input)
     shown = tuple(name[:100] for name in sorted(ignored)[:_MOST_NAMED])
     return read_object(AnswerOptions, options), shown
+
+
+def _samples(given: Mapping[str, Any]) -> bool:
+    """Whether tokens are drawn at random, by what is said or by a preset."""
+    if given.get("do_sample") is not None or not isinstance(given.get("preset"), str):
+        return given.get("do_sample") is True
+    try:
+        return bool(find_preset(given["preset"]).generation.do_sample)
+    except PresetError as error:
+        raise BadRequestError(str(error)) from error
 
 
 def _read_stop(stop: Any) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class ChatStreamOptions(BaseModel):
 class ChatBody(AnswerOptions):
     """A chat with pictures, and any of the options; other fields have no effect.
 
-    ``temperature``, ``top_p``, ``top_k`` and ``seed`` act only with ``do_sample``.
+    ``temperature``, ``top_p``, ``top_k`` and ``seed`` act only with ``do_sample``, or a preset that has it.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -71,7 +71,8 @@ class ChatBody(AnswerOptions):
     messages: list[ChatMessage] = Field(
         min_length=1,
         description="The last one of the user with pictures counts. Its text is the instruction, unless the"
-        " model's name has one: <CAPTION>, or CAPTION_TO_PHRASE_GROUNDING: a red car.",
+        " model's name has one: <CAPTION>, or CAPTION_TO_PHRASE_GROUNDING: a red car. Without a text, the"
+        " model's default_instruction. Models of the family paligemma get any other text as their prompt.",
     )
     stream: bool | None = Field(None, description="Answer in server-sent events.")
     stream_options: ChatStreamOptions | None = Field(None, description="With stream.")
@@ -124,8 +125,13 @@ class ModelAnswer(TypedDict):
     owned_by: str
     instructions: Annotated[list[str], Field(description="What it was trained on, or the one of its name.")]
     loaded: Annotated[bool, Field(description="Whether it is in memory now.")]
+    family: Annotated[str, Field(description="Of networks, as the checkpoint's config.json has it.")]
+    default_instruction: Annotated[str, Field(description="What is answered where a request names none.")]
     device: str
     dtype: str
+    quantization: Annotated[
+        Literal["none", "8", "4"], Field(description="Bits of the weights that are quantised, if any are.")
+    ]
 
 
 class ModelsAnswer(TypedDict):

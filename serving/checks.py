@@ -40,7 +40,8 @@ def check_ask(model: ServedModel, ask: Ask, pictures: int, limits: Limits) -> In
     _check_limit("min_new_tokens", generation.min_new_tokens, limits.new_tokens)
     _check_limit("length of text_input", len(ask.options.text_input or ""), limits.text)
     try:
-        names = dict.fromkeys(one.name for one in find_instructions(ask.instructions))
+        found = find_instructions(ask.instructions or [model.default_instruction])
+        names = dict.fromkeys(one.name for one in found)
         return model.captioner.inquire(list(names), ask.options)
     except ValueError as error:  # InstructionError, too
         raise BadRequestError(str(error)) from error

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from .remote_answers import (
     Answer,
@@ -150,6 +150,17 @@ class RemoteCaptioner:
             RemoteError: as :meth:`caption`.
         """
         return read_models(self._call("GET", "/v1/models", self._object), self.shown_url)
+
+    def default_instruction(self) -> str | None:
+        """What the model is asked where a request names nothing; None if the server is too old to tell.
+
+        Raises:
+            RemoteError: as :meth:`caption`; also if the server does not have the model.
+        """
+        if self._model is None:
+            return next((model.default_instruction for model in self.models()), None)
+        told = self._call("GET", f"/v1/models/{quote(self._model)}", self._object).get("default_instruction")
+        return None if told is None else str(told)
 
     def prompts(self) -> list[str]:
         """The default model's instructions that need no input, in brackets.

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["is_form", "read_form"]
 
 _FILES = ("image", "images")
-_SEPARATORS = {"instructions": ",", "exclude": ",", "replace": ";"}  # of what may be repeated
+_SEPARATORS = {  # of what may be repeated
+    "instructions": ",",
+    "exclude": ",",
+    "replace": ";",
+    "retry_word": ",",
+}
 _MOST_FILES = 10_000
 _MOST_FIELDS = 200
 _LONGEST_FIELD = 256 << 10  # bytes

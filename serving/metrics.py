@@ -100,11 +100,11 @@ class _Present:
         yield _gauge("engine_healthy", "0 once the engine has died.", scheduler.healthy)
         loaded = GaugeMetricFamily(
             "promptgen_model_bytes", "Bytes of the weights of each model that is loaded.",
-            labels=("model", "device", "dtype"),
+            labels=("model", "device", "dtype", "quantization"),
         )  # fmt: skip
-        sizes: dict[tuple[str, str, str], int] = {}
+        sizes: dict[tuple[str, str, str, str], int] = {}
         for info in scheduler.manager.loaded():  # with adapters and without: one name, and shared weights
-            label = (info.name, info.device, info.dtype)
+            label = (info.name, info.device, info.dtype, info.quantization)
             sizes[label] = sizes.get(label, 0) + info.nbytes
         for label, nbytes in sizes.items():
             loaded.add_metric(label, nbytes)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from ..captioning.instructions import INSTRUCTIONS
-from ..models_cache import entry_of, find_entry
+from ..captioning import default_instruction
+from ..captioning.instructions import instructions_of
+from ..models_cache import entry_of, family_of_model, find_entry
 from .errors import ModelNotServedError
 
 if TYPE_CHECKING:
@@ -22,17 +23,29 @@ class ServedModel:
     name: str  # of the catalogue, or of the folder, or the Hub id
     hub_id: str | None
     captioner: Captioner
-    instructions: tuple[str, ...]  # that it was trained on, canonical names; all if that is not known
+    family: str
+    instructions: tuple[str, ...]  # that it was trained on, canonical names; all of its family if not known
+    default_instruction: str  # what requests are answered that name none
 
     @classmethod
     def of(cls, captioner: Captioner) -> ServedModel:
         """The model of ``captioner``, whose files must be there or have an entry in the catalogue."""
         entry = entry_of(captioner.model)
+        family = family_of_model(captioner.model)
+        known = () if entry is None else tuple(entry.instructions)
         if entry is None:
             folder = Path(captioner.model)  # where it lies is not for clients to know
-            name = folder.resolve().name if folder.is_dir() else captioner.model
-            return cls(name, None, captioner, tuple(INSTRUCTIONS))
-        return cls(entry.name, entry.hub_id, captioner, tuple(entry.instructions) or tuple(INSTRUCTIONS))
+            name, hub_id = folder.resolve().name if folder.is_dir() else captioner.model, None
+        else:
+            name, hub_id = entry.name, entry.hub_id
+        return cls(
+            name,
+            hub_id,
+            captioner,
+            family,
+            known or instructions_of(family),
+            default_instruction(captioner.model),
+        )
 
     def is_called(self, name: str) -> bool:
         """Whether clients may mean it by ``name``, in any case."""

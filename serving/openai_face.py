@@ -161,8 +161,14 @@ def _model(one: ModelId, loaded: list[LoadedInfo], created: int) -> dict[str, An
         "owned_by": (one.model.hub_id or "promptgen/").partition("/")[0],
         "instructions": known,
         "loaded": any(
-            info.name.casefold() in names and bool(info.adapters) == with_adapters for info in loaded
+            info.name.casefold() in names
+            and bool(info.adapters) == with_adapters
+            and info.quantization == captioner.quantization
+            for info in loaded
         ),
+        "family": one.model.family,
+        "default_instruction": one.model.default_instruction,
         "device": captioner.device,
         "dtype": captioner.dtype,
+        "quantization": captioner.quantization,
     }

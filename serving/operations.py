@@ -110,6 +110,7 @@ def operations(model: str) -> dict[tuple[str, str], Operation]:
                         "input": "none",
                         "answer": "caption",
                         "known_by": "all Florence-2 and PromptGen checkpoints",
+                        "families": ["florence2", "paligemma"],
                     }
                 ]
             },
@@ -174,8 +175,11 @@ def _model(name: str) -> dict[str, Any]:
         "owned_by": "promptgen",
         "instructions": ["GENERATE_TAGS", "CAPTION"],
         "loaded": True,
+        "family": "florence2",
+        "default_instruction": "GENERATE_TAGS",
         "device": "cpu",
         "dtype": "fp32",
+        "quantization": "none",
     }
 
 

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..captioning import CaptionOptions, GenerationOptions, TagOptions, TileOptions, VisionOptions
+from ..captioning import (
+    PRESETS,
+    CaptionOptions,
+    CleaningOptions,
+    GenerationOptions,
+    RetryOptions,
+    TagOptions,
+    TileOptions,
+    VisionOptions,
+    apply_preset,
+)
 from ..captioning.tags import parse_replacements
 from .errors import BadRequestError
 from .strict import Strict
@@ -17,6 +27,7 @@ __all__ = ["AnswerOptions"]
 _LONGEST_AFFIX = 1000  # characters
 _LONGEST_RULES = 10_000
 _MOST_RULES = 256  # replacements, each of which looks at each tag of an answer
+_SETTINGS = {"retries": "limit", "retry_word": "retry_words"}  # fields of `RetryOptions` with other names
 _OWN = "Default: the checkpoint's own setting."
 
 Affix = Annotated[str, Field(max_length=_LONGEST_AFFIX)]
@@ -76,6 +87,55 @@ class AnswerOptions(Strict):
         ge=0,
         le=2**64 - 1,
         description="With do_sample: repeat the same draws. Default: fresh ones.",
+    )
+    language: Annotated[str, Field(max_length=20)] | None = Field(
+        default=None,
+        description="Code of the language of captions and answers, for models that have several, as those of"
+        " the family paligemma have. Default: en.",
+        examples=["de"],
+    )
+    preset: Annotated[str, Field(max_length=100)] | None = Field(
+        default=None,
+        description="Named set of options for generation, clean-up and retries, "
+        f"{' or '.join(PRESETS)}; what a request gives besides wins.",
+        examples=["long-prompt"],
+    )
+    complete_sentences: bool | None = Field(
+        default=None,
+        description="Of captions, cut a chopped end back to the last full stop or comma. Default: false.",
+    )
+    remove_characters: Affix | None = Field(
+        default=None, description="Take each of these characters out of captions and tags.", examples=["#@"]
+    )
+    remove_brackets: Annotated[str, Field(max_length=100)] | None = Field(
+        default=None,
+        description="Pairs of brackets that are taken out of captions and tags with all between them.",
+        examples=["()[]"],
+    )
+    max_word_length: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="Take words with more letters in a row out of captions and tags; 0 is off. Default: 0.",
+    )
+    drop_underscored: bool | None = Field(
+        default=None,
+        description="Take words with underscores, such as tags, out of captions. Default: false.",
+    )
+    retries: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="With do_sample: how often at most an answer is asked again, with other draws, that fails"
+        " min_words or retry_word. The last one is given, marked as unmet if it fails, too. Default: 0.",
+    )
+    min_words: int | None = Field(
+        default=None, ge=0, le=10_000, description="The fewest words of an answer. Default: 0."
+    )
+    retry_word: Rules | RuleList | None = Field(
+        default=None,
+        description="Words that no answer may hold, with commas between them or as a list.",
+        examples=["no_parallel"],
     )
     text_input: str | None = Field(
         default=None,
@@ -147,7 +207,7 @@ class AnswerOptions(Strict):
         """
         names = {field.name for field in fields(GenerationOptions)} & set(AnswerOptions.model_fields)
         try:
-            return CaptionOptions(
+            options = CaptionOptions(
                 generation=GenerationOptions(**{name: getattr(self, name) for name in names}),
                 tags=self._tag_options(),
                 text_input=self.text_input,
@@ -155,9 +215,33 @@ class AnswerOptions(Strict):
                 vision=VisionOptions(
                     bool(self.scores), self.threshold, self.max_regions, self.nms, self._tile_options()
                 ),
+                language=self.language,
+                cleaning=CleaningOptions(
+                    bool(self.complete_sentences),
+                    self.remove_characters or "",
+                    self.remove_brackets or "",
+                    self.max_word_length or None,
+                    bool(self.drop_underscored),
+                ),
+                retries=self._retry_options(),
             )
+            return apply_preset(self.preset, options, self._explicit())
         except ValueError as error:
             raise BadRequestError(str(error)) from error
+
+    def _explicit(self) -> set[str]:
+        """What wins over a preset, also where it says what is so by default."""
+        given = {name for name in self.model_fields_set if getattr(self, name, None) is not None}
+        return {_SETTINGS.get(name, name) for name in given}
+
+    def _retry_options(self) -> RetryOptions:
+        words = self.retry_word if isinstance(self.retry_word, str) else tuple(self.retry_word or ())
+        options = RetryOptions(self.retries or 0, self.min_words or 0, words)
+        if len(options.retry_words) > _MOST_RULES:
+            raise BadRequestError(
+                f"retry_word has {len(options.retry_words)} words; {_MOST_RULES} is the most."
+            )
+        return options
 
     def _tag_options(self) -> TagOptions:
         options = TagOptions(

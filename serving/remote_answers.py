@@ -33,6 +33,9 @@ class RemoteModel:
 
     name: str
     instructions: tuple[str, ...]  # that it was trained on, canonical names
+    family: str = "florence2"  # older servers know no other
+    default_instruction: str | None = None  # what it is asked where nobody says; None: the server is older
+    quantization: str = "none"
 
 
 def read_json(response: httpx.Response, kind: type[Answer], url: str) -> Answer:
@@ -105,8 +108,15 @@ def read_models(body: Mapping[str, Any], url: str) -> list[RemoteModel]:
         RemoteError: it is no such list.
     """
     entries = {str(one["id"]): one for one in read_value(body, "data", list, url)}
-    return [
-        RemoteModel(name, tuple(entry.get("instructions") or ()))
-        for name, entry in entries.items()
-        if name.rpartition(":")[0] not in entries
-    ]
+    return [_model(name, entry) for name, entry in entries.items() if name.rpartition(":")[0] not in entries]
+
+
+def _model(name: str, entry: Mapping[str, Any]) -> RemoteModel:
+    default = entry.get("default_instruction")
+    return RemoteModel(
+        name,
+        tuple(entry.get("instructions") or ()),
+        str(entry.get("family") or RemoteModel.family),
+        None if default is None else str(default),
+        str(entry.get("quantization") or RemoteModel.quantization),
+    )

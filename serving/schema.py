@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..captioning.captioner import DEFAULT_INSTRUCTION
 from .asks import Ask
 from .options import AnswerOptions
 from .strict import Strict
@@ -46,7 +45,8 @@ class DigestRequest(Strict):
     instructions: InstructionNames | InstructionList | None = Field(
         default=None,
         description="One or several of those that /v1/instructions lists, as a list or with commas between"
-        " them, in any case, with or without brackets. Default: GENERATE_TAGS.",
+        " them, in any case, with or without brackets. Default: what /v1/models has as the model's"
+        " default_instruction.",
         examples=[["CAPTION", "GENERATE_TAGS"]],
     )
     instruction: InstructionName | None = Field(
@@ -65,7 +65,7 @@ class DigestRequest(Strict):
             given = [name for name in given.split(",") if name.strip()]
         names = [*([self.instruction] if self.instruction else []), *given]
         options = self.options or AnswerOptions()
-        return Ask(self.model, tuple(names) or (DEFAULT_INSTRUCTION,), options.caption_options())
+        return Ask(self.model, tuple(names), options.caption_options())
 
 
 class CaptionsRequest(DigestRequest):

@@ -39,6 +39,14 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("OD", {"threshold": 0.3, "nms": 0.5, "max_regions": 1}),
     ("OD,OCR,CAPTION", {"tile": 64, "tile_overlap": 0.5, "tiles_only": True, "scores": True}),
     ("OD", {"tile": "auto"}),
+    ("CAPTION,GENERATE_TAGS,MIXED_CAPTION", {"preset": "long-prompt", "seed": 5, "retries": 2,
+                                             "max_new_tokens": 20, "min_words": 400}),
+    ("MIXED_CAPTION", {"preset": "long-prompt", "seed": 5, "retries": 0, "remove_brackets": "<>",
+                       "max_word_length": 5, "complete_sentences": False}),
+    ("MORE_DETAILED_CAPTION", {"remove_characters": "e", "max_word_length": 6, "complete_sentences": True,
+                               "max_new_tokens": 20}),
+    ("GENERATE_TAGS", {"do_sample": True, "seed": 1, "retries": 3, "retry_word": "red",
+                       "drop_underscored": True}),
     ("CAPTION_TO_PHRASE_GROUNDING", {"text_input": "a red circle", "max_new_tokens": 20}),
     ("REGION_TO_CATEGORY", {"text_input": "10,10,60,60; 0.1,0.2,0.5,0.9", "max_new_tokens": 20}),
 ]  # fmt: skip
@@ -190,6 +198,35 @@ def test_options_have_an_effect(client: httpx.Client, files: dict[str, Path]) ->
     assert text("CAPTION", background="blue") != plain
     assert text("CAPTION", prefix="mine") == f"mine, {plain}"
     assert text("CAPTION", max_new_tokens=3) != plain
+    assert text("CAPTION", remove_characters=".") == plain.replace(".", "")
+    assert text("CAPTION", drop_underscored=True, prefix="a_b") == f"a_b, {plain}", "affixes stay"
+    wild = {"temperature": 20.0, "top_k": 0, "top_p": 1.0, "seed": 1, "retries": 0}
+    assert text("CAPTION", preset="long-prompt", **wild) != plain, "it draws"
+
+
+def test_answers_that_fall_short_are_asked_again_and_marked(
+    client: httpx.Client, files: dict[str, Path]
+) -> None:
+    def results(**options: Any) -> list[dict[str, Any]]:
+        asked = {
+            "images": [encoded(files["red.png"]), encoded(files["clear.png"])],
+            "instructions": ["CAPTION", "OD"],
+            "options": {
+                "do_sample": True, "seed": 3, "temperature": 20.0, "top_k": 0, "max_new_tokens": 12, **options,
+            },
+        }  # fmt: skip
+        answers = answered(client.post("/v1/captions", json=asked))["images"]
+        assert all("attempts" not in answer["results"][1] for answer in answers), "regions have no words"
+        return [answer["results"][0] for answer in answers]
+
+    once = results()
+    assert all("attempts" not in one and "unmet" not in one for one in once)
+    thrice = results(retries=2, min_words=300)
+    assert [one["attempts"] for one in thrice] == [3, 3]
+    assert all(one["unmet"].endswith("words of at least 300") for one in thrice)
+    last = results(seed=5)  # each attempt draws with a seed of its own
+    assert [one["text"] for one in thrice] == [one["text"] for one in last] != [one["text"] for one in once]
+    assert results(retries=2, min_words=1) == once
 
 
 def test_a_form_is_answered_like_json(client: httpx.Client, files: dict[str, Path]) -> None:
@@ -283,6 +320,13 @@ def test_names_are_taken_as_on_the_command_line(
         ({"options": {"text_input": "5,5,1,1,1"}, "instruction": "REGION_TO_OCR"}, "region"),
         ({"instruction": "REGION_TO_OCR"}, "needs a region"),
         ({"options": {"min_new_tokens": 9, "max_new_tokens": 8}}, "min_new_tokens 9 is above"),
+        ({"options": {"preset": "long"}}, "unknown preset 'long'"),
+        ({"options": {"language": "de"}}, "not asked in a language"),
+        ({"options": {"retries": 3, "min_words": 9}}, "do_sample"),
+        ({"options": {"retries": 101}}, "options.retries must be less than or equal to 100; it is 101."),
+        ({"options": {"remove_brackets": "(("}}, "pairs of different characters"),
+        ({"options": {"retry_word": [str(number) for number in range(300)]}}, "300 words; 256 is the most"),
+        ({"instruction": "LONG_PROMPT"}, "MIXED_CAPTION"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(

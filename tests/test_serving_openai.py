@@ -113,6 +113,10 @@ def test_an_instruction_with_its_text(client: Any, captioner: Captioner, said: s
     assert parts.choices[0].message.results[0]["raw"] == expected.results[0].raw
 
 
+def test_without_a_text_the_default_instruction_is_meant(client: Any) -> None:
+    assert text(ask(client, image())) == text(ask(client, "GENERATE_TAGS", image()))
+
+
 def test_a_region_is_a_text_too(client: Any) -> None:
     name, region = "REGION_TO_DESCRIPTION", "<loc_100><loc_100><loc_800><loc_800>"
     answers = {
@@ -295,7 +299,7 @@ def check_error(error: Any, kind: str, code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ["Describe this image.", "", "NOTHING", "<NOTHING>", "What is it: a car?", "a <b> c"]
+    "said", ["Describe this image.", "NOTHING", "<NOTHING>", "What is it: a car?", "a <b> c"]
 )
 def test_a_text_that_is_no_instruction(client: Any, said: str) -> None:
     with pytest.raises(openai.BadRequestError, match=r"MIXED_CAPTION_PLUS.*demo:GENERATE_TAGS"):

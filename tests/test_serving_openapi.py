@@ -78,7 +78,10 @@ def test_answers_of_every_kind_are_as_described(
     from pydantic import TypeAdapter
 
     if instructions is None:
-        instructions = tuple(name for name, one in INSTRUCTIONS.items() if not one.needs_input)
+        known = INSTRUCTIONS.items()
+        instructions = tuple(
+            name for name, one in known if not one.needs_input and "florence2" in one.families
+        )
     images = [base64.b64encode(picture(size=80)).decode(), IMAGE, base64.b64encode(b"no picture").decode()]
     asked = {
         "images": images, "instructions": instructions, "options": {**options, "max_new_tokens": 40},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,14 @@ def local_model(captioner: Captioner, options: RunOptions, workers: Workers | No
         digest=lambda: settings_digest(captioner, options.instructions, options.captions),
         told={
             "checkpoint": " + ".join(checkpoint),
-            "device and precision": f"{captioner.device}, {captioner.dtype}",
+            "device and precision": ", ".join(_precision(captioner)),
         },
         workers=make,
     )
+
+
+def _precision(captioner: Captioner) -> Iterator[str]:
+    yield captioner.device
+    yield captioner.dtype
+    if captioner.quantization != "none":
+        yield f"weights of {captioner.quantization} bits"

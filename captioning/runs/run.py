@@ -31,6 +31,7 @@ from .sources import find_items, is_in_shard
 from .sources.patient import held_bytes
 from .stored_journal import is_journal_there, open_journal
 from .stores import Place
+from .told_options import told_options
 from .workers import ModelGoneError, Waiting, Workers
 from .writing import GroupWriter
 
@@ -268,6 +269,7 @@ class FolderRun:
             **self._model.told,
             "beams": str(generation.num_beams),
             "new tokens, at most": str(generation.max_new_tokens),
+            **told_options(options.captions),
             "journal": str(self._journal),
         }
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...florence2 import Florence2Config
 from ...inference import GenerationOptions
+from ...paligemma import PaliGemmaConfig
+from ..instructions import PALIGEMMA
+from ..prompts import DEFAULT_LANGUAGE
 from ..vision_options import VisionOptions
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ def settings_digest(captioner: Captioner, instructions: Sequence[str], options: 
 
     The checkpoint counts by the bytes of its files, and so do LoRA adapters. Device and batch size do not
     count, nor which of the floating-point formats is used (what ``auto`` takes depends on the machine);
-    ``int8`` does.
+    ``int8`` does, and so does quantisation.
 
     Args:
         captioner: its checkpoint is not loaded, and not downloaded. One that is not here equals no other.
@@ -54,6 +57,13 @@ def settings_digest(captioner: Captioner, instructions: Sequence[str], options: 
     }
     if options.vision != VisionOptions():  # as it was before there were any
         settings["vision"] = _vision(options.vision)
+    for name, shaping in (("cleaning", options.cleaning), ("retries", options.retries)):
+        if shaping != type(shaping)():
+            settings[name] = _fields(shaping)
+    if (options.language or DEFAULT_LANGUAGE) != DEFAULT_LANGUAGE:
+        settings["language"] = options.language
+    if captioner.quantization != "none":
+        settings["quantization"] = captioner.quantization
     if loras := _loras(captioner.loras):
         settings["loras"] = loras
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -75,11 +85,21 @@ def _generation(folder: Path | None, options: GenerationOptions) -> dict[str, An
     """All settings that take effect, the checkpoint's own too."""
     if folder is None:
         return _fields(options)
-    config = Florence2Config.from_folder(folder)
-    effective = options.over(config.generation, config.text.max_position_embeddings)
+    effective = options.over(*_own_generation(folder))
     if effective["do_sample"]:
         effective["seed"] = options.seed
     return effective | {"output_scores": options.output_scores}
+
+
+def _own_generation(folder: Path) -> tuple[Mapping[str, Any], int]:
+    """The checkpoint's own settings, and how many tokens an answer has at most."""
+    from ...models_cache import known_family
+
+    if known_family(folder) == PALIGEMMA:
+        paligemma = PaliGemmaConfig.from_folder(folder)
+        return paligemma.generation, paligemma.max_new_tokens
+    florence2 = Florence2Config.from_folder(folder)
+    return florence2.generation, florence2.text.max_position_embeddings
 
 
 def _vision(options: VisionOptions) -> dict[str, Any]:

@@ -24,6 +24,7 @@ export function createAnswer(result, answer, stage, drawn) {
   const element = make("section", "answer");
   element.dataset.instruction = result.instruction;
   element.append(head, ...parts(result, answer, stage, drawn));
+  if (result.unmet) element.append(make("p", "hint", `Fails what was asked of it: ${result.unmet}.`));
   if (result.truncated) {
     element.append(make("p", "hint", "Cut off: it reached the longest answer, which Options can raise."));
   }

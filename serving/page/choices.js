@@ -10,7 +10,8 @@
 const PLAIN_NAMES = { OD: "Object detection", DOCVQA: "Document question" };
 const LIKE_NUMBERS = ["num_beams", "max_new_tokens"];
 const WHILE_SAMPLING = ["temperature", "seed"];
-const LIKE_TEXT = ["prefix", "exclude", "underscores"];
+const LIKE_TEXT = ["language", "preset", "prefix", "exclude", "underscores"];
+const WITH_LANGUAGES = ["paligemma"]; // families
 
 /**
  * `MIXED_CAPTION` as people write it: "Mixed caption".
@@ -53,12 +54,12 @@ export function planAsks(model, chosen, options, inputs) {
 export function readOptions(form) {
   /** @type {Ask["options"]} */
   const options = {};
-  const sampling = form.has("do_sample");
+  const sampling = form.has("do_sample") || form.has("preset");
   for (const name of sampling ? [...LIKE_NUMBERS, ...WHILE_SAMPLING] : LIKE_NUMBERS) {
     const value = String(form.get(name) ?? "");
     if (value) options[name] = Number(value);
   }
-  if (sampling) options.do_sample = true;
+  if (form.has("do_sample")) options.do_sample = true;
   for (const name of LIKE_TEXT) {
     const value = String(form.get(name) ?? "");
     if (value.trim()) options[name] = value;
@@ -110,16 +111,23 @@ export class Choices {
     return planAsks(this.model.value, this.chosen, readOptions(new FormData(this.form)), inputs);
   }
 
-  /** Trained ones first. What was ticked stays so. */
+  /** Those that the model can be asked, trained ones first. What was ticked stays so. */
   #offerInstructions() {
-    const trained = new Set(this.#models.find(({ id }) => id === this.model.value)?.instructions);
-    const known = this.#instructions.filter(({ name }) => trained.has(name));
-    const others = this.#instructions.filter(({ name }) => !trained.has(name));
-    const before = new Set(this.chosen.map(({ name }) => name));
-    const ticked = before.size ? before : new Set((known[0] ?? others[0]) && [(known[0] ?? others[0]).name]);
+    const model = this.#models.find(({ id }) => id === this.model.value);
+    const trained = new Set(model?.instructions);
+    const possible = this.#instructions.filter(({ families }) => model && families.includes(model.family));
+    const known = possible.filter(({ name }) => trained.has(name));
+    const others = possible.filter(({ name }) => !trained.has(name));
+    const usual = known.find(({ name }) => name === model?.defaultInstruction) ?? known[0] ?? others[0];
+    const kept = this.chosen.filter((one) => possible.includes(one));
+    const before = new Set(kept.map(({ name }) => name));
+    const ticked = before.size ? before : new Set(usual && [usual.name]);
     const rows = (/** @type {Instruction[]} */ some) => some.map((one) => instructionRow(one, ticked.has(one.name)));
     this.#part("#known").replaceChildren(...rows(known));
     this.#part("#others").replaceChildren(...rows(others));
+    const speaks = WITH_LANGUAGES.includes(model?.family ?? "");
+    this.#part("#language-field").hidden = !speaks;
+    this.#input("[name=language]").disabled = !speaks;
     const more = /** @type {HTMLDetailsElement} */ (this.#part("#more"));
     more.hidden = !others.length;
     more.open ||= others.some(({ name }) => before.has(name));
@@ -134,7 +142,7 @@ export class Choices {
       this.#input(`#${kind}`).required = asked.length > 0;
       if (kind === "text") this.#part("#text-hint").textContent = asked.map(({ summary }) => summary).join(" ");
     }
-    const sampling = this.#input("[name=do_sample]").checked;
+    const sampling = ["do_sample", "preset"].some((name) => this.#input(`[name=${name}]`).checked);
     this.#part("#sampling").hidden = !sampling;
     for (const name of WHILE_SAMPLING) this.#input(`[name=${name}]`).disabled = !sampling;
     this.onChange();

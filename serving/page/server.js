@@ -6,11 +6,14 @@
  * @typedef {object} ServedModel
  * @property {string} id
  * @property {string[]} instructions that it was trained on
+ * @property {string} family
+ * @property {string} defaultInstruction
  *
  * @typedef {object} Instruction
  * @property {string} name
  * @property {string} summary
  * @property {"none"|"text"|"region"} input
+ * @property {string[]} families of the models that can be asked it
  *
  * @typedef {object} Ask what is asked about every picture
  * @property {string} model
@@ -28,6 +31,7 @@
  * @property {string} instruction
  * @property {string} text
  * @property {boolean} truncated
+ * @property {string} [unmet] which condition it fails, though it was asked for again
  * @property {string} [prose]
  * @property {string[]} [tags]
  * @property {{subjects: Record<string, string>[], unparsed?: string}} [analysis]
@@ -101,14 +105,19 @@ export async function getOffer() {
 /**
  * The models themselves, of a list that names them with each instruction (`NAME:CAPTION`) as well.
  *
- * @param {{id: string, instructions?: string[]}[]} list
+ * @param {{id: string, instructions?: string[], family: string, default_instruction: string}[]} list
  * @returns {ServedModel[]}
  */
 export function servedModels(list) {
   const ids = new Set(list.map((model) => model.id));
   return list
     .filter(({ id }) => !ids.has(id.slice(0, Math.max(0, id.lastIndexOf(":")))))
-    .map(({ id, instructions }) => ({ id, instructions: instructions ?? [] }));
+    .map(({ id, instructions, family, default_instruction: defaultInstruction }) => ({
+      id,
+      instructions: instructions ?? [],
+      family,
+      defaultInstruction,
+    }));
 }
 
 /**

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
-from ...captioning.instructions import Instruction
+from ...captioning.instructions import FAMILY_NAMES, FLORENCE2, Instruction
 from ...captioning.results import Result
 from ...inference import GenerationOptions
 from ..errors import DataError
@@ -47,7 +47,25 @@ class Contestant:
         strengths = (
             (path, "" if strength == 1 else f":{strength:g}") for path, strength in self.captioner.loras
         )
-        return " + ".join([self.captioner.model, *(path + strength for path, strength in strengths)])
+        name = " + ".join([self.captioner.model, *(path + strength for path, strength in strengths)])
+        bits = self.captioner.quantization
+        return name if bits == "none" else f"{name}, {bits}-bit"
+
+    @property
+    def without_loss(self) -> str | None:
+        """Why the loss of true answers cannot be computed, if it cannot."""
+        if self.captioner.quantization != "none":
+            return "losses are those of the weights in fp32, and its weights are quantised"
+        if self.family != FLORENCE2:
+            return f"losses are computed with Florence-2's network, and it is a {FAMILY_NAMES[self.family]}"
+        return None
+
+    @property
+    def family(self) -> str:
+        """Of its network."""
+        from ...models_cache import family_of_model
+
+        return family_of_model(self.captioner.model)
 
     def prompts_with(self, given: Mapping[str, str]) -> dict[str, str]:
         """Literal prompts by instruction that replace the usual ones: what the catalogue has for it, what it
@@ -148,7 +166,7 @@ def evaluate(
     for contestant, predictions, name in zip(contestants, found, names, strict=True):
         answers = {question.key: _result(predictions[question.key]) for question in left}
         losses: dict[QuestionKey, list[TokenLoss]] = {}
-        if conditions.with_loss:
+        if conditions.with_loss and contestant.without_loss is None:
             losses = _losses(contestant, left, conditions, folder / f"{name}.losses.jsonl", progress)
         models.append(ModelAnswers(contestant, answers, losses, _scores(left, truths, answers, losses)))
     told = tuple((f"{image} [{instruction}]", reason) for (image, instruction, _), reason in failed.items())
@@ -243,7 +261,9 @@ def _facts(contestant: Contestant, conditions: Conditions) -> dict[str, Any]:
     """What answers and losses depend on besides the question and the image."""
     from ...models_cache import adapter_digest, checkpoint_digest
 
-    return {
+    bits = contestant.captioner.quantization
+    facts = {} if bits == "none" else {"quantization": bits}  # as it was before there was any
+    return facts | {
         "version": __version__,
         "model": contestant.name,
         "checkpoint": checkpoint_digest(contestant.folder),

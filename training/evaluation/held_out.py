@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...captioning.instructions import PALIGEMMA, find_instruction
 from ...florence2 import Florence2Config
 from ...models_cache import ModelNotFoundError
+from ...paligemma import PaliGemmaConfig
 from ..config import TrainConfig
 from ..config_files import read_config
-from ..data.checks import TokenLimits, check_examples
+from ..data.checks import Encode, TokenLimits, check_examples
 from ..data.examples import Example, Problem
 from ..data.layouts import load_examples
 from ..data.options import DataSource
@@ -166,15 +168,18 @@ def check_for(
 
     Raises:
         DataError: none is left.
+        InstructionError: the family of a checkpoint cannot be asked one of the instructions.
         CheckpointError: the tokenizer of a checkpoint cannot be read.
     """
     found = list(problems)
     for number, contestant in enumerate(contestants):
-        config = Florence2Config.from_folder(contestant.folder)
+        for name in dict.fromkeys(example.instruction for example in examples):
+            find_instruction(name).for_family(contestant.family)
+        encode, limits = _texts_of(contestant)
         report = check_examples(
             examples,
-            _text_processor(contestant.folder, config).encode,
-            TokenLimits.of(config).at_most(max_target_tokens),
+            encode,
+            limits.at_most(max_target_tokens),
             prompts=contestant.prompts_with(prompts),
             images="none" if number else "header",
             drop_duplicates=True,
@@ -185,6 +190,22 @@ def check_for(
     if not report.examples:
         raise DataError(f"No example can be used:\n{report.table()}")
     return report
+
+
+def _texts_of(contestant: Contestant) -> tuple[Encode, TokenLimits]:
+    """How a checkpoint counts texts, and how long they may be."""
+    if contestant.family == PALIGEMMA:
+        return _paligemma_texts(contestant.folder)
+    config = Florence2Config.from_folder(contestant.folder)
+    return _text_processor(contestant.folder, config).encode, TokenLimits.of(config)
+
+
+def _paligemma_texts(folder: Path) -> tuple[Encode, TokenLimits]:
+    from ...paligemma.text_processing import TextProcessor as PaliGemmaText
+
+    config = PaliGemmaConfig.from_folder(folder)
+    text = PaliGemmaText(folder, config.text.vocab_size, config.text.bos_token_id, ())
+    return text.encode, TokenLimits(config.max_prompt_tokens, config.max_new_tokens)
 
 
 def _text_processor(folder: Path, config: Florence2Config) -> TextProcessor:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...captioning.answering import Answerer, Asked, Onlookers
 from ...captioning.errors import ImageError, InstructionError
-from ...captioning.instructions import find_instruction
+from ...captioning.instructions import FLORENCE2, Instruction, find_instruction
 from ...captioning.options import CaptionOptions
 from ...captioning.pictures import Picture, PictureReader
 from ...captioning.read_ahead import ReadAhead
 from ...captioning.results import Regions, Result, parse_answer
 from ...captioning.vision_options import VisionOptions
+from ...models_cache import family_of_model
 from .questions import Question, QuestionKey
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Prediction:
     size: tuple[int, int] = (0, 0)  # width and height of the image in pixels
     result: Result | None = None
     error: str = ""
+    family: str = FLORENCE2  # of the checkpoint, by which the answer is read
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -43,7 +45,7 @@ class Prediction:
         entry |= {"size": list(self.size), "raw": self.result.raw, "truncated": self.result.truncated}
         if isinstance(self.result, Regions):
             entry["scores"] = [region.score for region in self.result.regions]
-        return entry
+        return entry if self.family == FLORENCE2 else entry | {"family": self.family}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Prediction:
@@ -57,12 +59,14 @@ class Prediction:
             return cls(key, error=str(entry["error"]))
         width, height = entry["size"]
         size = (int(width), int(height))
-        result = parse_answer(key[1], str(entry["raw"]), size, truncated=bool(entry["truncated"]))
+        family = str(entry.get("family", FLORENCE2))
+        instruction = find_instruction(key[1]).for_family(family)
+        result = parse_answer(instruction, str(entry["raw"]), size, truncated=bool(entry["truncated"]))
         if isinstance(result, Regions):
             scored = zip(result.regions, entry["scores"], strict=True)
             regions = tuple(dataclasses.replace(region, score=score) for region, score in scored)
             result = dataclasses.replace(result, regions=regions)
-        return cls(key, size, result)
+        return cls(key, size, result, family=family)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,12 @@ class _Group:
     """Questions about one image that are asked together."""
 
     questions: tuple[Question, ...]
+    family: str  # of the checkpoint that is asked
+
+    @property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """As the checkpoint is asked."""
+        return tuple(question.instruction.for_family(self.family) for question in self.questions)
 
     def options(self, generation: GenerationOptions, background: str) -> CaptionOptions:
         first = self.questions[0]
@@ -86,13 +96,12 @@ class _Reader:
     background: str
 
     def __call__(self, group: _Group) -> Picture | ImageError | InstructionError:
-        instructions = tuple(question.instruction for question in group.questions)
         text_input = group.questions[0].text_input
         try:
             image = group.questions[0].image.open(self.background)
         except ImageError as error:
             return error
-        read = PictureReader(self.processor, instructions, self.prompts, text_input, self.background)
+        read = PictureReader(self.processor, group.instructions, self.prompts, text_input, self.background)
         return read(image)
 
 
@@ -115,8 +124,9 @@ def predict(
 
     Raises:
         CheckpointError, ModelFilesError, ValueError, OutOfMemoryError: see :meth:`.Captioner.stream`.
+        InstructionError: the checkpoint's family cannot be asked one of them.
     """
-    groups = _groups(questions)
+    groups = _groups(questions, family_of_model(captioner.model))
     most = max((len(group.questions) for group in groups), default=1)
     sources = ((group.questions[0].image.name, group) for group in groups)
     pictures: ReadAhead[_Group, Any] = ReadAhead(sources)
@@ -142,11 +152,7 @@ def _answer(
     on_step: Callable[[int], None] | None,
 ) -> list[Prediction]:
     asked = [
-        Asked(
-            picture,
-            tuple(question.instruction for question in group.questions),
-            group.options(generation, background),
-        )
+        Asked(picture, group.instructions, group.options(generation, background))
         for group, picture in taken
         if isinstance(picture, Picture)
     ]
@@ -158,11 +164,11 @@ def _answer(
             found += [Prediction(question.key, error=str(picture)) for question in group.questions]
             continue
         for question, result in zip(group.questions, next(results), strict=True):
-            found.append(Prediction(question.key, picture.size, result))
+            found.append(Prediction(question.key, picture.size, result, family=group.family))
     return found
 
 
-def _groups(questions: Sequence[Question]) -> list[_Group]:
+def _groups(questions: Sequence[Question], family: str) -> list[_Group]:
     """Those about one image with one text input; those that find regions, which get scores, apart.
 
     All about an image one after another, while its features are still at hand.
@@ -173,7 +179,7 @@ def _groups(questions: Sequence[Question]) -> list[_Group]:
         name, _, text_input = question.key
         found.setdefault((name, text_input, question.finds_regions), []).append(question)
     groups = sorted(found.values(), key=lambda group: images[group[0].image.name])
-    return [_Group(tuple(group)) for group in groups]
+    return [_Group(tuple(group), family) for group in groups]
 
 
 def prompts_for(model: str, given: Mapping[str, str]) -> dict[str, str]:

@@ -158,6 +158,7 @@ def metrics_json(evaluation: Evaluation, settings: Mapping[str, str]) -> dict[st
                 "label": model.contestant.label,
                 "model": model.contestant.captioner.model,
                 "loras": [list(lora) for lora in model.contestant.captioner.loras],
+                "quantization": model.contestant.captioner.quantization,
                 "loss": _number(model.loss),
                 "tokens": tokens or None,
                 "instructions": {name: _numbers(scores) for name, scores in model.scores.items()},

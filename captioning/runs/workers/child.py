@@ -73,18 +73,19 @@ def _ready_captioner(task: Task) -> Captioner:
     """A captioner whose model is loaded, so that what hinders that is known before there are pictures."""
     import torch
 
-    from ....models_cache import shared_manager
     from ...captioner import Captioner
 
     if task.device.startswith("cuda:"):
         torch.cuda.set_device(task.device)  # nothing of ours may take memory of the first GPU
     if task.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // task.cpu_workers))
-    with shared_manager().acquire(task.model, device=task.device, dtype=task.dtype, adapters=task.loras):
+    captioner = Captioner(
+        task.model, device=task.device, dtype=task.dtype, batch_size=task.batch_size, loras=task.loras,
+        quantization=task.quantization,
+    )  # fmt: skip
+    with captioner.loaded():
         pass
-    return Captioner(
-        task.model, device=task.device, dtype=task.dtype, batch_size=task.batch_size, loras=task.loras
-    )
+    return captioner
 
 
 class _Run:

@@ -26,6 +26,7 @@ class Task:
     cpu_workers: int  # how many there are that compute on the CPU, among whom its cores are divided
     levels: Mapping[str, int]  # of the loggers that the run has set, by name
     loras: tuple[tuple[str, float], ...] = ()
+    quantization: str = "none"
 
 
 # ---- to the worker

@@ -52,7 +52,7 @@ class WorkerProcesses:
         model: catalogue name, Hub id or folder. Its files should be there: each process looks for them.
         dtype: see :class:`.Captioner`; ``auto`` may mean another on each device.
         batch_size: see :class:`.Captioner`; of each process.
-        loras: see :class:`.Captioner`.
+        loras, quantization: see :class:`.Captioner`.
         instructions: canonical names, in order.
 
     Raises:
@@ -69,6 +69,7 @@ class WorkerProcesses:
         dtype: str = "auto",
         batch_size: int | None = None,
         loras: Sequence[tuple[str, float]] = (),
+        quantization: str = "none",
     ) -> None:
         if not devices:
             raise ValueError("Workers need at least one device.")
@@ -78,7 +79,7 @@ class WorkerProcesses:
                 model=model, device=device, dtype=dtype, batch_size=batch_size,
                 instructions=tuple(instructions), options=options,
                 cpu_workers=sum(device == "cpu" for device in devices), levels=levels,
-                loras=tuple(loras),
+                loras=tuple(loras), quantization=quantization,
             )
             for device in devices
         ]  # fmt: skip

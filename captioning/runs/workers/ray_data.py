@@ -133,6 +133,7 @@ class RayWorkers:
             calls=_CALLS,
             log_level=logging.getLogger(PACKAGE).getEffectiveLevel(),
             loras=tuple((name, strength, adapter_digest(lora)) for name, strength, lora in loras),
+            quantization=captioner.quantization,
         )
         return task, share
 

@@ -61,6 +61,7 @@ class Task:
     calls: int  # chunks that a worker is at together
     log_level: int
     loras: tuple[tuple[str, float, str], ...] = ()  # and the digest of each one's files
+    quantization: str = "none"
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ def _ready_captioner(task: Task) -> Captioner:
     """
     from ...._version import __version__
     from ....inference import resolve_device, resolve_dtype
-    from ....models_cache import checkpoint_digest, ensure_checkpoint, shared_manager
+    from ....models_cache import checkpoint_digest, ensure_checkpoint, family_of_model
     from ...captioner import Captioner
 
     if __version__ != task.version:
@@ -258,11 +259,14 @@ def _ready_captioner(task: Task) -> Captioner:
 
         torch.set_num_threads(task.threads)
     device = resolve_device(task.device)
-    dtype = resolve_dtype(task.dtype, device)
-    loras = _ready_loras(task)
-    with shared_manager().acquire(task.model, device=device, dtype=dtype, adapters=loras):
+    dtype = resolve_dtype(task.dtype, device, family_of_model(task.model))
+    captioner = Captioner(
+        task.model, device=device, dtype=dtype, batch_size=task.batch_size, loras=_ready_loras(task),
+        quantization=task.quantization,
+    )  # fmt: skip
+    with captioner.loaded():
         pass  # what hinders it is known before there are pictures
-    return Captioner(task.model, device=device, dtype=dtype, batch_size=task.batch_size, loras=loras)
+    return captioner
 
 
 def _ready_loras(task: Task) -> list[tuple[str, float]]:
