@@ -12,6 +12,7 @@ from .flux import PromptGenFluxTextEncode
 from .load_folder import PromptGenLoadFolder
 from .lora import PromptGenLora
 from .model import PromptGenModelLoader
+from .paligemma import PromptGenPaliGemma
 from .remote import PromptGenRemoteTagger
 from .replacements import register_replacements
 from .save_captions import PromptGenSaveCaptions
@@ -34,6 +35,7 @@ class PromptGenExtension(ComfyExtension):
             PromptGenCaptions,
             PromptGenVision,
             PromptGenDocVQA,
+            PromptGenPaliGemma,
             PromptGenRemoteTagger,
             PromptGenModelLoader,
             PromptGenLora,

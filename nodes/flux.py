@@ -48,8 +48,8 @@ class PromptGenFluxTextEncode(io.ComfyNode):
                     "caption",
                     multiline=True,
                     default="",
-                    tooltip="A mixed caption (MIXED_CAPTION, MIXED_CAPTION_PLUS); prose or tags alone go to "
-                    "both encoders.",
+                    tooltip="A mixed caption (MIXED_CAPTION, MIXED_CAPTION_PLUS, LONG_PROMPT); prose or tags "
+                    "alone go to both encoders.",
                 ),
                 io.Float.Input(
                     "guidance",

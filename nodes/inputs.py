@@ -41,6 +41,7 @@ ORDERS = [
 ]
 SAME_STEM = ["error", "full-name", "first"]
 UNDERSCORES = ["keep", "spaces", "underscores"]
+QUANTIZATIONS = ["none", "8", "4"]
 
 PromptGenModel = io.Custom("PROMPTGEN_MODEL")
 
@@ -53,14 +54,26 @@ def image_input() -> Any:
     )
 
 
-def checkpoint_input(default: str = models_cache.DEFAULT_MODEL) -> Any:
-    """The checkpoint's name. Its options are the catalogue and what lies in the model folders right now."""
+def checkpoint_input(
+    default: str = models_cache.DEFAULT_MODEL,
+    *,
+    family: str | None = "florence2",
+    tooltip: str = "Which model to use. It is downloaded at first use, to models/LLM. Folders there and in "
+    "models/florence2 are offered as well; 'demo' comes with the pack and only knows drawn shapes.",
+) -> Any:
+    """The checkpoint's name. Its options are the catalogue and what lies in the model folders right now.
+
+    Args:
+        default: chosen in a new node.
+        family: of the checkpoints that can do what the node asks; None: any.
+        tooltip: for people.
+    """
+    names = host.checkpoint_names(family)
     return io.Combo.Input(
         "checkpoint",
-        options=host.checkpoint_names(),
+        options=names if default in names else [default, *names],
         default=default,
-        tooltip="Which model to use. It is downloaded at first use, to models/LLM. Folders there and in "
-        "models/florence2 are offered as well; 'demo' comes with the pack and only knows drawn shapes.",
+        tooltip=tooltip,
     )
 
 
@@ -73,12 +86,24 @@ def model_input() -> Any:
     )
 
 
+def quantization_input() -> Any:
+    """How many bits a weight is held with."""
+    return io.Combo.Input(
+        "quantization",
+        options=QUANTIZATIONS,
+        optional=True,
+        default=QUANTIZATIONS[0],
+        tooltip="Hold the language model's weights with 8 or 4 bits each: less memory, nearly the same text, "
+        "8 nearer than 4. 4 needs the package bitsandbytes.",
+    )
+
+
 def instruction_input(names: Sequence[str] = PROMPTGEN_INSTRUCTIONS) -> Any:
     """What is asked."""
     return io.Combo.Input(
         "instruction",
         options=list(names),
-        default="GENERATE_TAGS",
+        default=names[0],
         tooltip="\n".join(f"{name}: {captioning.INSTRUCTIONS[name].summary}" for name in names),
     )
 
@@ -118,8 +143,15 @@ def generation_inputs() -> list[Any]:
     ]
 
 
-def sampling_inputs(*, seed_changes: bool = True) -> list[Any]:
-    """Drawing words at random.
+def sampling_inputs(
+    *,
+    do_sample: bool = False,
+    temperature: float = 1.0,
+    top_k: int = 50,
+    top_p: float = 1.0,
+    seed_changes: bool = True,
+) -> list[Any]:
+    """Drawing words at random. What a new node begins with may be another for each.
 
     Args:
         seed_changes: whether the page may choose another seed after each run; said either way, since the page
@@ -129,14 +161,14 @@ def sampling_inputs(*, seed_changes: bool = True) -> list[Any]:
         io.Boolean.Input(
             "do_sample",
             optional=True,
-            default=False,
+            default=do_sample,
             tooltip="Draw words at random instead of taking the most likely ones: another text for "
             "each seed, less faithful to the image. The four inputs below act only with this.",
         ),
         io.Float.Input(
             "temperature",
             optional=True,
-            default=1.0,
+            default=temperature,
             min=0.05,
             max=5.0,
             step=0.05,
@@ -145,7 +177,7 @@ def sampling_inputs(*, seed_changes: bool = True) -> list[Any]:
         io.Int.Input(
             "top_k",
             optional=True,
-            default=50,
+            default=top_k,
             min=0,
             max=1000,
             tooltip="Sampling: choose among this many most likely words; 0 is no limit.",
@@ -153,7 +185,7 @@ def sampling_inputs(*, seed_changes: bool = True) -> list[Any]:
         io.Float.Input(
             "top_p",
             optional=True,
-            default=1.0,
+            default=top_p,
             min=0.01,
             max=1.0,
             step=0.01,

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import host
-from .inputs import CATEGORY, PromptGenModel, checkpoint_input, require_texts
+from .inputs import CATEGORY, PromptGenModel, checkpoint_input, quantization_input, require_texts
 from .lora import lora_input, loras_of
 
 PRECISIONS = ["auto", "fp32", "fp16", "bf16", "int8"]
@@ -22,6 +22,7 @@ class ModelChoice:
     precision: str = "auto"
     device: str = "auto"
     loras: tuple[tuple[str, float], ...] = ()  # names and strengths
+    quantization: str = "none"
 
 
 class PromptGenModelLoader(io.ComfyNode):
@@ -33,17 +34,19 @@ class PromptGenModelLoader(io.ComfyNode):
             node_id="PromptGenModelLoader",
             display_name="PromptGen Model",
             category=CATEGORY,
-            description="Loads a Florence-2 PromptGen model with a chosen precision and device, for one or "
-            "many PromptGen nodes. However many loaders name a model, it is held in memory once.",
+            description="Loads a Florence-2 PromptGen model, or a PaliGemma, with a chosen precision and "
+            "device, for one or many PromptGen nodes. However many loaders name a model, it is held in "
+            "memory once.",
             inputs=[
-                checkpoint_input(),
+                checkpoint_input(family=None),
                 io.Combo.Input(
                     "precision",
                     options=PRECISIONS,
                     optional=True,
                     default="auto",
                     tooltip="auto: fp16 on a GPU, as the models were published; on the CPU bf16 where it has "
-                    "that in hardware, else fp32. int8: fast on the CPU, nearly the same text.",
+                    "that in hardware, else fp32. PaliGemma: bf16. int8: fast on the CPU, nearly the same "
+                    "text, for Florence-2 alone.",
                 ),
                 io.Combo.Input(
                     "device",
@@ -57,6 +60,7 @@ class PromptGenModelLoader(io.ComfyNode):
                     "A PromptGen LoRA, or a chain of them, to add to the model. The model itself is loaded "
                     "once all the same, and stays as it is for nodes that use it without.",
                 ),
+                quantization_input(),
             ],
             outputs=[
                 PromptGenModel.Output(
@@ -72,10 +76,19 @@ class PromptGenModelLoader(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, checkpoint: str, precision: str = "auto", device: str = "auto", lora: Any = None) -> Any:
+    def execute(
+        cls,
+        checkpoint: str,
+        precision: str = "auto",
+        device: str = "auto",
+        lora: Any = None,
+        quantization: str = "none",
+    ) -> Any:
         require_texts(checkpoint=checkpoint)
-        choice = ModelChoice(checkpoint, precision, device, loras_of(lora))
+        choice = ModelChoice(checkpoint, precision, device, loras_of(lora), quantization)
         host.prepare_checkpoint(checkpoint)
-        with host.manager().acquire(checkpoint, device=device, dtype=precision, adapters=choice.loras):
+        with host.manager().acquire(
+            checkpoint, device=device, dtype=precision, adapters=choice.loras, quantization=quantization
+        ):
             pass  # what is wrong with it is said here, where it was chosen
         return io.NodeOutput(choice)

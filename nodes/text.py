@@ -32,7 +32,7 @@ class PromptGenSplitCaption(io.ComfyNode):
                     "caption",
                     multiline=True,
                     default="",
-                    tooltip="The answer to MIXED_CAPTION or MIXED_CAPTION_PLUS.",
+                    tooltip="The answer to MIXED_CAPTION, MIXED_CAPTION_PLUS or LONG_PROMPT.",
                 )
             ],
             outputs=[

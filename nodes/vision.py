@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import captioning
+from ..captioning.instructions import FLORENCE2, instructions_of
 from ..captioning.vision_options import DEFAULT_REGION_MODEL
 from .inputs import (
     CATEGORY,
@@ -21,7 +22,8 @@ from .inputs import (
     text_output,
 )
 
-TASKS = [name for name in captioning.INSTRUCTIONS if name not in (*PROMPTGEN_INSTRUCTIONS, "DOCVQA")]
+_ELSEWHERE = (*PROMPTGEN_INSTRUCTIONS, "DOCVQA", "PROMPT")  # what other nodes ask
+TASKS = [name for name in instructions_of(FLORENCE2) if name not in _ELSEWHERE]
 TILING = ["off", "auto"]
 
 BoundingBoxes = io.Custom("BOUNDING_BOX")  # core has it by name on newer hosts only

@@ -123,7 +123,7 @@ def ready_captioner(choice: ModelChoice) -> Captioner:
     host.prepare_checkpoint(choice.checkpoint)
     return Captioner(
         choice.checkpoint, device=choice.device, dtype=choice.precision, manager=host.manager(),
-        loras=choice.loras,
+        loras=choice.loras, quantization=choice.quantization,
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ NODES = {
     "PromptGenCaptions": "PromptGen Captions (all at once)",
     "PromptGenVision": "Florence-2 Vision Tasks",
     "PromptGenDocVQA": "Florence-2 Document Question",
+    "PromptGenPaliGemma": "PaliGemma Captioner",
     "PromptGenRemoteTagger": "PromptGen Remote Tagger",
     "PromptGenFluxTextEncode": "Flux CLIP Text Encode (PromptGen)",
     "PromptGenSplitCaption": "Split Mixed Caption",

@@ -16,12 +16,13 @@ from PIL import Image
 from .browser import Editor, open_editor
 from .comfyui_host import Checkout, Entry, Host, start_host
 from .helpers_dev import ROOT
+from .paligemma_checkpoints import make_paligemma
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 FOLDER = ROOT / "example_workflows"
-TAG, ALL, FLUX, EDIT, ANALYSIS, FOLDER_TAGS, FOLDER_RUN, CROP, READ, INPAINT = NAMES = (
+TAG, ALL, FLUX, EDIT, ANALYSIS, FOLDER_TAGS, FOLDER_RUN, CROP, READ, INPAINT, PALIGEMMA = NAMES = (
     "Tag one image",
     "Caption and tags at once",
     "Flux image to image with a mixed caption",
@@ -32,6 +33,7 @@ TAG, ALL, FLUX, EDIT, ANALYSIS, FOLDER_TAGS, FOLDER_RUN, CROP, READ, INPAINT = N
     "Detect and crop",
     "Read text with regions",
     "Segment by phrase and inpaint",
+    "PaliGemma to Flux",
 )
 # Where captions are not asked for, another checkpoint is better.
 VISION = {CROP, READ, INPAINT}
@@ -453,6 +455,66 @@ def test_flux_encodes_with_text_encoders_in_place_of_the_missing_ones(
     positive, negative = (node_of(workflow, "KSampler")["inputs"][index]["link"] for index in (1, 2))
     origins = {link[0]: link[1:3] for link in workflow["links"]}
     assert [origins[positive], origins[negative]] == [[int(encoder), 0], [int(encoder), 1]]
+
+
+@pytest.mark.comfyui
+@pytest.mark.slow
+def test_paligemma_writes_for_both_encoders_of_flux(
+    browser: Browser, comfyui_checkout: Checkout, tmp_path: Path
+) -> None:
+    """A tiny random checkpoint in the place of the published one, and such text encoders: what goes into them
+    is what counts here."""
+    workflow = read(PALIGEMMA)
+    checkpoint = "paligemma-longprompt-v1-safetensors"
+    model = make_paligemma(tmp_path / "models" / "LLM" / checkpoint, text={"max_position_embeddings": 2048})
+    shutil.copytree(COMPANION, tmp_path / "custom_nodes" / "companion")
+    shutil.copytree(ROOT / "examples", tmp_path / "input")
+    packs = ["--whitelist-custom-nodes", comfyui_checkout.dev.PACK_NAME, "companion"]
+    with start_host(comfyui_checkout, tmp_path, arguments=packs) as own, open_editor(browser, own) as editor:
+        open_example(editor, PALIGEMMA)
+        editor.page.locator(".p-dialog", has_text="Missing Models").wait_for()
+        editor.page.keyboard.press("Escape")
+        inputs = inputs_of(editor, "PromptGenPaliGemma")
+        assert {key: inputs[key] for key in ("checkpoint", "instruction", "preset", "quantization")} == {
+            "checkpoint": checkpoint, "instruction": "LONG_PROMPT", "preset": "auto", "quantization": "none",
+        }  # fmt: skip
+        assert [inputs[key] for key in ("temperature", "seed", "retries", "remove_brackets")] == [
+            0.7, 0, 10, "()[]{}",
+        ]  # fmt: skip
+        with editor.page.expect_response(lambda answer: answer.url.endswith("/api/prompt")) as posted:
+            editor.page.keyboard.press("Control+Enter")
+        entry = own.wait(posted.value.json()["prompt_id"])  # all that does not need Flux's files
+        assert entry.succeeded, entry.error
+        (shown,) = texts(entry, workflow, "PromptGenPaliGemma")
+        assert shown_on(editor, workflow, "PromptGenPaliGemma") == shown
+        keep_picture(editor, PALIGEMMA)
+
+        prompt = editor.prompt()
+        encoder = str(node_of(workflow, "PromptGenFluxTextEncode")["id"])
+        clip = prompt[encoder]["inputs"]["clip"][0]
+        kept = {key: prompt[key] for key in (encoder, *upstream(prompt, encoder))}
+        kept[clip] = {"class_type": "TestClip", "inputs": {"kind": "flux"}}
+        for name, output in (("t5xxl", 2), ("clip_l", 3)):
+            kept[name] = {"class_type": "TestTexts", "inputs": {"texts": [encoder, output]}}
+        entry = own.run(kept)
+        assert entry.succeeded, entry.error
+    command = [
+        sys.executable,
+        "-m",
+        "promptgen.cli",
+        "caption",
+        str(ROOT / "examples" / "star-and-heart.jpg"),
+    ]
+    how = ["-i", "LONG_PROMPT", "--preset", "long-prompt", "--seed", "0", "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--model", str(model), *how, "--format", "json"],
+        capture_output=True, encoding="utf-8", check=True,
+    )  # fmt: skip
+    (record,) = json.loads(done.stdout)
+    assert shown.endswith(record["text"])
+    prose, tags = record["prose"], ", ".join(record["tags"])
+    assert entry.outputs["t5xxl"]["texts"] == [prose or tags]
+    assert entry.outputs["clip_l"]["texts"] == [tags or prose]
 
 
 def upstream(prompt: dict[str, Any], key: str) -> set[str]:
