@@ -418,8 +418,9 @@ def check_text_input(instructions: Iterable[Instruction], text_input: str | None
     instructions = tuple(instructions)
     takers = [instruction for instruction in instructions if instruction.needs_input]
     given = bool(text_input and text_input.strip())
-    if takers and not given:
-        raise InstructionError(missing_input(takers[0]))
+    for taker in takers:
+        if not given or (taker.text_form == "things" and not (text_input or "").strip(", ;\t\r\n")):
+            raise InstructionError(missing_input(taker))
     if given and not takers:
         names = ", ".join(instruction.name for instruction in instructions)
         families = [family for one in instructions for family in one.families]

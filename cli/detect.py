@@ -20,7 +20,12 @@ def detect(
     phrase: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="Only what you name (OPEN_VOCABULARY_DETECTION).", rich_help_panel=ASK
+            "--phrase",
+            "--text",
+            "-t",
+            metavar="TEXT",
+            help="Only what you name (OPEN_VOCABULARY_DETECTION); with PaliGemma several things: 'cat; dog'.",
+            rich_help_panel=ASK,
         ),
     ] = None,
     dense: Annotated[
@@ -45,7 +50,7 @@ def detect(
     wanted: RegionFlags,
     flags: RegionAnswerFlags,
 ) -> None:
-    """Find objects in images: category names with boxes (OD).
+    """Find objects in images: category names with boxes (OD). PaliGemma finds what you name with --phrase.
 
     A table on the screen, or one of the forms of --format; --overlay, --mask and --crop make pictures.
     Folders whose regions go to files are runs as those of 'promptgen folder', which go on where they ended.
@@ -72,6 +77,6 @@ def detect(
             instruction = "DENSE_REGION_CAPTION"
         else:
             instruction = "REGION_PROPOSAL" if proposals else "OD"
-        find_regions(instruction, image, asked, wanted)
+        find_regions(instruction, image, asked, wanted, instead="name what to look for: --phrase 'cat; dog'.")
 
     reported(flags, work)

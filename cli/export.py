@@ -57,9 +57,11 @@ def export_model(
         if output.exists():
             raise UsageError(f"{output} is there already. Name a new folder.")
         from ..models_cache import ensure_adapter, ensure_checkpoint
+        from ..training.base_model import check_family
         from ..training.config import SaveOptions
         from ..training.merging import export_checkpoint
 
+        check_family(model)  # before a download
         folder = ensure_checkpoint(model, offline=offline, progress=not quiet)
         found = [
             (ensure_adapter(name, offline=offline, progress=not quiet), strength)

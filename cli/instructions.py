@@ -21,7 +21,10 @@ def instructions(
         int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Log what is done.")
     ] = 0,
 ) -> None:
-    """List the instructions: what each answers, what it needs, which checkpoints know it."""
+    """List the instructions: what each answers, what it needs, which checkpoints know it.
+
+    A checkpoint of another family than those named cannot be asked at all.
+    """
     configure_logging(verbose)
     with reported_errors(verbose):
         from ..captioning.instructions import INSTRUCTIONS
@@ -31,12 +34,27 @@ def instructions(
             typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
             return
         print_table(
-            ["instruction", "answer", "--text-input", "known to"],
-            [[row["name"], row["summary"], _INPUTS[row["input"]], row["known_by"]] for row in rows],
+            ["instruction", "answer", "--text-input", "family", "known to"],
+            [
+                [
+                    row["name"],
+                    row["summary"],
+                    _INPUTS[row["input"]],
+                    _families(row["families"]),
+                    row["known_by"],
+                ]
+                for row in rows
+            ],
         )
 
 
 _INPUTS = {"none": "", "text": "a text", "region": "a region"}
+
+
+def _families(names: list[str]) -> str:
+    from ..captioning.instructions import FAMILY_NAMES
+
+    return ", ".join(FAMILY_NAMES[name] for name in names)
 
 
 def _row(instruction: Instruction) -> dict[str, Any]:
@@ -46,6 +64,8 @@ def _row(instruction: Instruction) -> dict[str, Any]:
         "name": instruction.name,
         "aliases": list(instruction.aliases),
         "prompt": instruction.prompt,
+        "families": list(instruction.families),
+        "prompts": {family: instruction.for_family(family).prompt for family in instruction.families},
         "input": instruction.input,
         "answer": instruction.answer.value,
         "summary": instruction.summary,

@@ -40,7 +40,7 @@ def list_models(
     format: Annotated[ListFormat, typer.Option(help="Form of the list.")] = ListFormat.TEXT,
     verbose: Verbose = 0,
 ) -> None:
-    """List the known checkpoints: size, licence, where they lie.
+    """List the known checkpoints: family, size, licence, where they lie.
 
     The 'demo' model is built in and knows drawn shapes only. A checkpoint outside this list works too: give
     its Hub id or folder.
@@ -57,10 +57,11 @@ def list_models(
             typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
             return
         print_table(
-            ["name", "parameters", "licence", "note", "where"],
+            ["name", "family", "parameters", "licence", "note", "where"],
             [
                 [
                     row["name"],
+                    row["family"] or "",
                     _size(row["parameters"]),
                     row["licence"],
                     row["note"],
@@ -166,7 +167,7 @@ def _for_each(names: Sequence[str], act: Callable[[str], bool | None], verbose: 
 
 
 def _catalogue_rows() -> list[dict[str, Any]]:
-    from ..models_cache import catalogue, find_checkpoint, local_checkpoints
+    from ..models_cache import catalogue, find_checkpoint, known_family, local_checkpoints
 
     rows = []
     for entry in catalogue().values():
@@ -175,6 +176,7 @@ def _catalogue_rows() -> list[dict[str, Any]]:
             {
                 "name": entry.name,
                 "hub_id": entry.hub_id,
+                "family": entry.family if folder is None else known_family(folder) or entry.family,
                 "parameters": entry.parameters,
                 "licence": entry.licence,
                 "instructions": list(entry.instructions),
@@ -189,6 +191,7 @@ def _catalogue_rows() -> list[dict[str, Any]]:
                 {
                     "name": name,
                     "hub_id": None,
+                    "family": known_family(folder),
                     "parameters": None,
                     "licence": "",
                     "instructions": [],

@@ -32,7 +32,7 @@ def ocr(
     wanted: RegionFlags,
     flags: RegionAnswerFlags,
 ) -> None:
-    """Read the words in images, each piece with its place (OCR_WITH_REGION).
+    """Read the words in images, each piece with its place (OCR_WITH_REGION; PaliGemma has --plain alone).
 
     Outputs, folders and exit status are as those of 'promptgen detect'.
     """
@@ -45,6 +45,6 @@ def ocr(
             instruction = "REGION_TO_OCR"
         else:
             instruction = "OCR" if plain else "OCR_WITH_REGION"
-        find_regions(instruction, image, asked, wanted)
+        find_regions(instruction, image, asked, wanted, instead="--plain reads the text without places.")
 
     reported(flags, work)

@@ -65,16 +65,26 @@ _OF_A_RUN = {
 _WITHOUT_TRUNCATED = (RegionFormat.CSV, RegionFormat.COCO, *_PER_PICTURE)  # they have no `truncated`
 
 
-def find_regions(instruction: str, images: Sequence[str], flags: AnswerFlags, wanted: RegionFlags) -> None:
+def find_regions(
+    instruction: str,
+    images: Sequence[str],
+    flags: AnswerFlags,
+    wanted: RegionFlags,
+    *,
+    instead: str = "--phrase 'cat; dog' of promptgen detect gives boxes of what you name.",
+) -> None:
     """Ask every image, and write what it has.
 
     Args:
         instruction: its canonical name; its text or region is in ``flags.text_input``.
+        instead: what to do with a checkpoint of a family that has no such instruction.
 
     Raises:
+        UsageError: the checkpoint's family has no such instruction.
         typer.Exit: something failed, see :mod:`.reporting`.
     """
     flags.find_instructions([instruction])
+    _check_family(instruction, flags.model, instead)
     options = flags.caption_options()
     if options.tags != type(options.tags)():
         raise UsageError(
@@ -105,6 +115,16 @@ def reported(flags: AnswerFlags, work: Callable[[], None]) -> None:
     configure_logging(flags.verbose)
     with reported_errors(flags.verbose):
         work()
+
+
+def _check_family(instruction: str, model: str, instead: str) -> None:
+    from ..captioning import InstructionError, find_instruction
+    from ..models_cache import family_of_model
+
+    try:
+        find_instruction(instruction).for_family(family_of_model(model))
+    except InstructionError as error:
+        raise UsageError(f"{model}: {error} With this command: {instead}") from error
 
 
 def _check(instruction: str, form: RegionFormat, wanted: RegionFlags) -> None:

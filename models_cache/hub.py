@@ -268,6 +268,12 @@ def _explain(error: BaseException, hub_id: str) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{_endpoint()} no longer has this version of {hub_id}."
     status = _status(error)
+    if status in (401, 403):
+        return (
+            f"{_endpoint()} does not let the token that is set read {hub_id} (status {status}). Log in anew "
+            "with `hf auth login`, or set HF_TOKEN to one that may read it; a fine-grained token needs the "
+            "right to read gated repositories."
+        )
     if status is not None:
         return f"{_endpoint()} answered with status {status}. Try again later."
     text = str(error).strip().splitlines()

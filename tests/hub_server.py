@@ -40,6 +40,7 @@ class Repository:
     files: Mapping[str, bytes]
     commit: str
     gated: bool = False
+    refusal: int = 403  # what those get who may not read it; the Hub says 401 to whoever has no token
 
     def is_large(self, name: str) -> bool:
         return name.endswith((".safetensors", ".bin"))
@@ -192,7 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif (
             repository.gated and not allow_gated and (self.hub.token is None or self.token != self.hub.token)
         ):
-            self._error(403, "GatedRepo", "Access to this model is restricted.")
+            told = repository.refusal == 403 or not self.token
+            self._error(repository.refusal, "GatedRepo" if told else None, "Access is restricted.")
         else:
             return repository
         return None

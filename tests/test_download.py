@@ -443,6 +443,57 @@ def test_a_gated_repository(hub: FakeHub, client: Client) -> None:
     assert "hf auth login" in error
 
 
+PALIGEMMA = "google/paligemma-3b-mix-224"
+
+
+def paligemma() -> dict[str, bytes]:
+    """The files of a published PaliGemma checkpoint: shards, Gemma's tokenizer in two forms."""
+    texts = {
+        "config.json": {"model_type": "paligemma", "architectures": ["PaliGemmaForConditionalGeneration"]},
+        "generation_config.json": {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0},
+        "preprocessor_config.json": {"image_processor_type": "SiglipImageProcessor", "image_seq_length": 256},
+        "tokenizer.json": {"version": "1.0"},
+        "tokenizer_config.json": {"tokenizer_class": "GemmaTokenizer"},
+        "added_tokens.json": {"<image>": 257152},
+        "special_tokens_map.json": {"bos_token": "<bos>"},
+    }
+    files = {name: content for name, content in sharded().items() if "safetensors" in name}
+    files |= {name: json.dumps(text).encode() for name, text in texts.items()}
+    return files | {"tokenizer.model": b"never fetched", "README.md": b"# card", ".gitattributes": b""}
+
+
+def test_a_paligemma_checkpoint_comes_whole(hub: FakeHub, client: Client) -> None:
+    hub.add("mnemic/paligemma-longprompt-v1-safetensors", paligemma())
+    folder = client.ensure("paligemma-longprompt-v1").folder
+    assert set(contents(folder)) == set(paligemma()) - {"tokenizer.model", "README.md", ".gitattributes"}
+    told = "print(family_of_model('nobody/some-paligemma'), told_family('nobody/some-paligemma'))\n"
+    hub.add("nobody/some-paligemma", paligemma())
+    before = client.run(told)
+    assert before.out.split() == ["florence2", "None"], "nobody can know"
+    assert client.run("ensure_checkpoint('nobody/some-paligemma')\n" + told).out.split() == ["paligemma"] * 2
+    assert client.run(f"print(family_of_model({str(folder)!r}))").out.split() == ["paligemma"]
+    assert client.run(f"print(family_of_model({PALIGEMMA!r}))").out.split() == ["paligemma"]
+
+
+@pytest.mark.parametrize("refusal", [401, 403])
+def test_a_gated_paligemma_says_what_to_do(hub: FakeHub, client: Client, refusal: int) -> None:
+    hub.add(PALIGEMMA, paligemma(), gated=True).refusal = refusal
+    hub.token = "hf_secret"
+    error = client.ensure("paligemma-3b-mix-224").error
+    assert f"{PALIGEMMA} is gated: accept its terms at {hub.url}/{PALIGEMMA}" in error
+    assert "hf auth login" in error
+    assert "HF_TOKEN" in error
+    assert client.ensure(PALIGEMMA, HF_TOKEN="hf_secret").folder.is_dir()
+
+
+def test_a_token_that_is_worth_nothing_is_said_to_be(hub: FakeHub, client: Client) -> None:
+    hub.add(PALIGEMMA, paligemma(), gated=True).refusal = 401
+    hub.token = "hf_secret"
+    error = client.ensure(PALIGEMMA, HF_TOKEN="hf_old").error
+    assert "HF_TOKEN" in error
+    assert "Try again later" not in error
+
+
 def test_the_token_opens_a_gated_repository_and_is_told_to_nobody_else(hub: FakeHub, client: Client) -> None:
     hub.add(HUB_ID, single(), gated=True)
     hub.token = "hf_secret"

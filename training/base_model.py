@@ -5,11 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..models_cache import find_entry
+from ..captioning.instructions import FAMILY_NAMES, FLORENCE2
+from ..models_cache import family_of_model, find_entry
 from ..models_cache.catalogue import HUB_ID
+from .errors import TrainingError
 
 _LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0"}  # the catalogue's names, to the Hub's
 _LICENCE_KEYS = ("license", "license_name", "license_link")  # of model cards
+
+
+def check_family(name: str) -> None:
+    """See that a checkpoint is of the family that can be trained, and written, here.
+
+    Raises:
+        TrainingError: it is of another, as far as can be told without fetching it.
+        ModelNotFoundError: the name stands for nothing.
+    """
+    family = family_of_model(name)
+    if family != FLORENCE2:
+        raise TrainingError(
+            f"{name} is a {FAMILY_NAMES.get(family, family)} checkpoint; only those of Florence-2 can be"
+            " trained and exported here. Name one of them, such as microsoft/Florence-2-base-ft or"
+            " MiaoshouAI/Florence-2-base-PromptGen-v2.0; 'promptgen models list' lists them."
+        )
 
 
 def base_model_id(name: str) -> str | None:

@@ -9,6 +9,7 @@ from ..florence2 import Florence2Model
 from ..florence2.loading import TIED
 from ..models_cache import entry_of, write_trained_entry
 from .atomic import atomic_folder
+from .base_model import check_family
 from .config import SaveOptions
 from .errors import TrainingError
 from .saving import save_checkpoint
@@ -52,7 +53,9 @@ def export_checkpoint(
 
     Raises:
         FileExistsError: there is something at ``folder``.
+        TrainingError: the checkpoint is of another family than Florence-2.
     """
+    check_family(model)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already.")
     entry = entry_of(model)

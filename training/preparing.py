@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 
 from ..models_cache import ensure_checkpoint, find_checkpoint
+from .base_model import check_family
 from .batches import BatchReader, Preparation
 from .checkpoints import find_checkpoints, read_progress
 from .config import CheckpointOptions, TrainConfig
@@ -104,6 +105,7 @@ def prepare_run(
     check_schedule(config.optimizer)
     check_optimizer(config.optimizer)
     check_sources(config.data)
+    check_family(config.checkpoint.model_name)  # before a download
     accelerator = make_accelerator(config, wanted_trackers(config.logging), cpu=settings.cpu)
     if settings.quiet or not accelerator.is_main_process:
         say = _nothing
@@ -115,6 +117,7 @@ def prepare_run(
         source = ensure_checkpoint(
             config.checkpoint.model_name, offline=settings.offline, progress=not settings.quiet
         )
+    check_family(config.checkpoint.model_name)  # now that it is there
     _set_determinism(config.run.deterministic)
     model = _load(source, config)
     prompts = prompts_for(config.checkpoint.model_name, config.data.prompts)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...captioning.instructions import find_instruction
+from ...captioning.instructions import FLORENCE2, find_instruction
 from ...captioning.prompts import build_prompt
 from .pictures import ImageRef
 
@@ -43,7 +43,10 @@ class Example:
         Raises:
             InstructionError: see :func:`promptgen.captioning.prompts.build_prompt`.
         """
-        return build_prompt(find_instruction(self.instruction), self.text_input, entry_prompts, image_size)
+        instruction = find_instruction(self.instruction)
+        if instruction.name not in (entry_prompts or {}):
+            instruction = instruction.for_family(FLORENCE2)  # which is what is trained
+        return build_prompt(instruction, self.text_input, entry_prompts, image_size)
 
 
 Dataset = Sequence[Example]
