@@ -195,7 +195,7 @@ def _text_config(raw: Mapping[str, Any]) -> TextConfig:
     if raw.get("tie_word_embeddings") is False:
         raise CheckpointError("text_config says tie_word_embeddings false; PaliGemma has one tied matrix.")
     defaults = _GEMMA if kind == "gemma" else _GEMMA2
-    known = {name: _number(raw, name, default) for name, default in defaults.items()}
+    known: dict[str, Any] = {name: _number(raw, name, default) for name, default in defaults.items()}
     for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
         if isinstance(raw.get(name), int):
             known[name] = raw[name]

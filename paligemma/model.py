@@ -18,6 +18,7 @@ from ..inference.image_processing import ImageProcessor, preprocess_images
 from ..inference.options import GeneratedSequence, GenerationOptions
 from ..inference.quantisation import check_quantization
 from ..inference.weights import content_identity
+from ..inference.wide_products import wide_products
 from .configuration import PaliGemmaConfig
 from .decoder import Decoder
 from .generation import generate
@@ -230,6 +231,7 @@ class PaliGemmaModel:
         with ExitStack() as stack:
             if self.device.type in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(self.device.type, enabled=False))
+            stack.enter_context(wide_products(self.dtype, self.device))
             yield
 
     def _encode(self, prompt: str) -> list[int]:

@@ -45,8 +45,8 @@ class TextProcessor:
         added = self.tokenizer.get_added_tokens_decoder()
         special = {number for number, token in added.items() if token.special}
         self._removed = frozenset((special | set(removed_ids)) - places)
-        self.image_token_id: int = self.tokenizer.token_to_id(IMAGE_TOKEN)
         vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
+        self.image_token_id = vocabulary[IMAGE_TOKEN]
         self._bytes = frozenset(number for token, number in vocabulary.items() if _BYTE.fullmatch(token))
         size = max(vocabulary.values()) + 1
         if size > vocab_size:

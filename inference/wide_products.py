@@ -1,0 +1,54 @@
+"""Products of bfloat16 on CPUs that do not multiply it in hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from .processor import has_bfloat16
+
+_MANY_ROWS = 64  # from so many on, the product takes longer than to make the matrix wider
+
+
+@contextmanager
+def wide_products(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """For the length of a block, on such a CPU, multiply many rows of bfloat16 as float32.
+
+    Without the hardware, torch takes some three times as long over bfloat16 as over float32 where there are
+    many rows, as in a vision tower or a prompt. With a single row it is the other way round: there the time
+    goes into reading the matrix, which is half as large.
+
+    Weights stay as they are; one matrix at a time is made wider.
+    """
+    if dtype != torch.bfloat16 or device.type != "cpu" or has_bfloat16():
+        yield
+        return
+    with _WideProducts():
+        yield
+
+
+class _WideProducts(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function is functional.linear and not kwargs:
+            states, weight = args[0], args[1]
+            if _is_worth_it(states, weight):
+                bias = args[2].float() if len(args) > 2 and args[2] is not None else None
+                return functional.linear(states.float(), weight.float(), bias).to(states.dtype)
+        return function(*args, **(kwargs or {}))
+
+
+def _is_worth_it(states: Tensor, weight: Tensor) -> bool:
+    rows = states.numel() // states.shape[-1]
+    return states.dtype == weight.dtype == torch.bfloat16 and rows >= _MANY_ROWS
