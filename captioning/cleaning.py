@@ -23,8 +23,10 @@ _KINDS = (AnswerKind.CAPTION, AnswerKind.TAGS, AnswerKind.MIXED)
 
 _GONE = "\0"  # stands where something was taken out, until that is tidied up
 _STOPS = ".!?…。！？"
+_AFTER = f"{_STOPS};:)]}}\"'”’"  # what may follow a word without being a part of it
+_LONGEST_FACE = 16
 _WORD = re.compile(rf"[^\s,{_GONE}]+")
-_CORE = re.compile(rf"(?P<before>[(\[{{\"'“‘]*)(?P<core>.*?)(?P<after>[{_STOPS};:)\]}}\"'”’]*)", re.DOTALL)
+_CORE = re.compile(rf"(?P<before>[(\[{{\"'“‘]*)(?P<core>.*?)(?P<after>[{re.escape(_AFTER)}]*)", re.DOTALL)
 _COMMA = re.compile(r",(?!\d)|[，、]")
 _ENDED = re.compile(rf"[{_STOPS}][\"'”’)\]」』]*\Z")
 
@@ -197,7 +199,7 @@ def _without(text: str, options: CleaningOptions) -> str:
         length = options.max_word_length
         text = _mark_words(text, lambda word: longest_run(word) > length)
     if options.drop_underscored:
-        text = _mark_words(text, lambda word: "_" in word and not is_kaomoji(word))
+        text = _mark_words(text, lambda word: "_" in word and not _is_face(word))
     return text
 
 
@@ -207,7 +209,7 @@ def _mark_characters(text: str, characters: str) -> str:
 
     def mark(match: re.Match[str]) -> str:
         word = match.group()
-        return _GONE if is_kaomoji(word) and one.search(word) else one.sub(_GONE, word)
+        return _GONE if _is_face(word) and one.search(word) else one.sub(_GONE, word)
 
     return one.sub(_GONE, _WORD.sub(mark, text))
 
@@ -217,7 +219,7 @@ def _mark_brackets(text: str, brackets: str) -> str:
     plain = {
         position
         for word in _WORD.finditer(text)
-        if is_emoticon(word.group()) or is_kaomoji(word.group())
+        if _is_face(word.group())
         for position in range(*word.span())
     }
     inside = bytearray(len(text))
@@ -234,6 +236,13 @@ def _mark_brackets(text: str, brackets: str) -> str:
                     start -= 1
                 inside[start : position + 1] = b"\1" * (position + 1 - start)
     return "".join(_GONE if hidden else character for character, hidden in zip(text, inside, strict=True))
+
+
+def _is_face(word: str) -> bool:
+    """Whether brackets and underscores of ``word`` are those of a face, with punctuation after it perhaps."""
+    least = len(word.rstrip(_AFTER))
+    faces = (word[:end] for end in range(max(1, least), min(len(word), least + _LONGEST_FACE) + 1))
+    return any(is_emoticon(face) or is_kaomoji(face) for face in faces)
 
 
 def _mark_words(text: str, goes: Callable[[str], bool]) -> str:
