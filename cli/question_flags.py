@@ -351,6 +351,8 @@ class QuestionFlags:
         from ..captioning.retries import check_retries
         from ..inference import GenerationOptions
 
+        if self.retries and not self.preset and not (self.min_words or self.retry_word):
+            raise UsageError("--retries has no use without --min-words or --retry-word. Give one of them.")
         early_stopping = {"true": True, "false": False, "never": "never", None: None}[self.early_stopping]
         try:
             # The usual one is known without Pillow, which so comes after the command line is checked.
