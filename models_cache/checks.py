@@ -1,7 +1,7 @@
 """Whether a checkpoint folder is whole, told from the folder alone: no network, no torch.
 
-What florence2 reads is what is checked here: ``config.json``, the picture settings, a tokenizer, and the
-weights, safetensors before ``.bin`` and one file before shards.
+What the families of models read is what is checked here: ``config.json``, the picture settings, a tokenizer,
+and the weights, safetensors before ``.bin`` and one file before shards.
 """
 
 from __future__ import annotations
@@ -114,10 +114,19 @@ def folder_problems(folder: Path, contents: Contents = CHECKPOINT) -> list[Probl
         if not {"preprocessor_config.json", "processor_config.json"} & names:
             problems.append(Problem("preprocessor_config.json", "missing", "missing"))
         if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
-            problems.append(Problem("tokenizer.json", "missing", "missing"))
+            problems.append(Problem("tokenizer.json", "missing", _missing_tokenizer(names)))
     problems += _weight_problems(folder, names, contents)
     problems += _present(folder, (name for name in sorted(names) if contents.is_text(name)))
     return problems + _unfinished(folder)
+
+
+def _missing_tokenizer(names: set[str]) -> str:
+    if "tokenizer.model" not in names:
+        return "missing"
+    return (
+        "missing, and tokenizer.model alone is not read; transformers writes it with"
+        " AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+    )
 
 
 def _weight_problems(folder: Path, names: set[str], contents: Contents) -> list[Problem]:

@@ -292,6 +292,14 @@ def test_a_broken_folder_of_a_known_model_says_what_is_missing_and_how_to_get_it
         assert f"put the files into {folder}." in text
 
 
+def test_a_tokenizer_of_sentencepiece_alone_says_what_to_do(tmp_path: Path) -> None:
+    folder = make(tmp_path / "mine")
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    (problem,) = checkpoint_problems(folder)
+    assert problem.file == "tokenizer.json"
+    assert "save_pretrained" in str(problem)
+
+
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=f"Did you mean {re.escape(NAME)}"):
         find_checkpoint("Florence-2-base-PromtGen-v2.0")
