@@ -27,6 +27,7 @@ from .adapters import save_adapter
 from .browser import screenshot_folder
 from .checkpoints import REFERENCE
 from .command_line import Ended, Promptgen
+from .paligemma_checkpoints import make_paligemma
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -110,6 +111,72 @@ def test_two_checkpoints_are_scored(
     assert good["loss"] < max(one["loss"] for one in good["instructions"].values())
     table = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
     assert f"| original | **{good['loss']:.4f}** |" in table
+
+
+def test_quantised_weights_and_another_family_have_scores_and_no_loss(
+    promptgen: Promptgen, scenes: Path, tmp_path: Path
+) -> None:
+    """A loss is of Florence-2's network in fp32; of anything else it would be of what was not asked."""
+    tiny = make_paligemma(tmp_path / "tiny")
+    given = ("--device", "cpu", "--num-beams", "1", "--max-new-tokens", "12", "--only", "CAPTION")
+    models = ("-m", "demo", "-m", "demo@8", "-m", tiny)
+
+    def run() -> Ended:
+        return promptgen("evaluate", "--data", scenes, *models, *given, "--output", tmp_path / "out")
+
+    ended = run()
+    assert ended.status == 0, ended.stderr
+    plain, quantised, other = numbers(tmp_path)["models"]
+    assert [one["label"] for one in (plain, quantised, other)] == ["demo", "demo@8", "tiny"]
+    assert [one["quantization"] for one in (plain, quantised, other)] == ["none", "8", "none"]
+    assert plain["loss"] > 0
+    assert (quantised["loss"], other["loss"]) == (None, None)
+    assert quantised["instructions"]["CAPTION"]["CIDEr-D"] > other["instructions"]["CAPTION"]["CIDEr-D"]
+    assert "demo@8 has no loss: losses are those of the weights in fp32" in ended.stderr
+    assert "tiny has no loss: losses are computed with Florence-2's network" in ended.stderr
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "no loss of tiny" in page
+    # answers are kept, each with its own weights
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "answers").iterdir()}
+    assert run().status == 0
+    assert numbers(tmp_path)["models"] == [plain, quantised, other]
+    assert {path.name for path in (tmp_path / "out" / "answers").iterdir()} == set(kept)
+
+
+def test_what_a_family_cannot_be_asked_is_told_first(
+    promptgen: Promptgen, scenes: Path, tmp_path: Path
+) -> None:
+    tiny = make_paligemma(tmp_path / "tiny")
+    ended = promptgen("evaluate", "--data", scenes, "-m", "demo", "-m", tiny, "--output", tmp_path / "out")
+    assert ended.status == 2
+    assert "PaliGemma" in ended.stderr
+    assert not list((tmp_path / "out").rglob("*.jsonl"))
+
+
+def test_boxes_of_both_families_are_compared_in_pixels(
+    promptgen: Promptgen, scenes: Path, tmp_path: Path
+) -> None:
+    tiny = make_paligemma(tmp_path / "tiny", locations=True)
+    data = tmp_path / "boxes.jsonl"
+    row = {
+        "image": str(scenes / "0.png"), "instruction": "OPEN_VOCABULARY_DETECTION", "text_input": "circle",
+        "text": "circle<loc_100><loc_100><loc_500><loc_500>",
+    }  # fmt: skip
+    data.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    given = ("--device", "cpu", "--max-new-tokens", "24", "--output", tmp_path / "out")
+    lengths = []
+    for _ in range(2):  # the second time from what was kept
+        ended = promptgen("evaluate", "--data", data, "-m", tiny, *given)
+        assert ended.status == 0, ended.stderr
+        (asked,) = map(json.loads, (tmp_path / "out" / "questions.jsonl").read_text().splitlines())
+        assert re.search(r"<loc\d{4}>", asked["answers"]["tiny"]), "as PaliGemma writes them"
+        (model,) = numbers(tmp_path)["models"]
+        scores = model["instructions"]["OPEN_VOCABULARY_DETECTION"]
+        assert "AP50" in scores
+        page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        lengths.append(re.findall(r"length \d+", page))
+    assert lengths[0] == lengths[1]
+    assert lengths[0][1:] != ["length 0"], "the boxes that it has found"
 
 
 def test_answers_are_those_of_the_engine(compare: Callable[..., Ended], scenes: Path, tmp_path: Path) -> None:
