@@ -1,4 +1,4 @@
-"""How many captions of the demo model stay the same in another dtype.
+"""How many captions of the demo model stay the same in another dtype, or with weights of fewer bits.
 
 Random weights hardly prefer one token to the next, so that rounding changes their captions sooner than those
 of a model that has learnt something; the demo model is one that has.
@@ -15,18 +15,23 @@ from ..training.demo.scenes import EVALUATION_SEEDS, draw_scene
 INSTRUCTIONS = ("GENERATE_TAGS", "CAPTION", "MORE_DETAILED_CAPTION", "MIXED_CAPTION", "ANALYZE")
 
 
-def measure_agreement(device: str, exact_dtype: str, dtype: str, scenes: int) -> dict[str, Any]:
+def measure_agreement(
+    device: str, exact_dtype: str, dtype: str, scenes: int, quantization: str = "none"
+) -> dict[str, Any]:
     """Captions that are equal in both dtypes to the last letter.
 
     Args:
         scenes: so many pictures that the demo model was not trained on, each with all ``INSTRUCTIONS``.
+        quantization: of the model in ``dtype``; the other one has none.
     """
     pictures = [draw_scene(seed)[0] for seed in EVALUATION_SEEDS[:scenes]]
-    exact, other = (_captions(device, one, pictures) for one in (exact_dtype, dtype))
+    ways = ((exact_dtype, "none"), (dtype, quantization))
+    exact, other = (_captions(device, *way, pictures) for way in ways)
     differing = [[own, new] for own, new in zip(exact, other, strict=True) if own != new]
     return {
         "dtype": dtype,
         "exact_dtype": exact_dtype,
+        "quantization": quantization,
         "captions": len(exact),
         "equal": len(exact) - len(differing),
         "share": 1 - len(differing) / len(exact),
@@ -34,9 +39,12 @@ def measure_agreement(device: str, exact_dtype: str, dtype: str, scenes: int) ->
     }
 
 
-def _captions(device: str, dtype: str, pictures: list[Any]) -> list[str]:
+def _captions(device: str, dtype: str, quantization: str, pictures: list[Any]) -> list[str]:
     manager = ModelManager()
-    captioner = Captioner("demo", device=device, dtype=dtype, manager=manager, feature_cache=FeatureCache(0))
+    captioner = Captioner(
+        "demo", device=device, dtype=dtype, quantization=quantization, manager=manager,
+        feature_cache=FeatureCache(0),
+    )  # fmt: skip
     answers = captioner.caption(pictures, INSTRUCTIONS)
     manager.close()
     return [result.raw for answer in answers for result in answer.results]

@@ -102,6 +102,13 @@ def write_checkpoint(
     if form == "converted":
         state = {name: tensor.contiguous() for name, tensor in converted_state_dict(network, kind).items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_checkpoint_files(folder, config, form)
+    return folder
+
+
+def write_checkpoint_files(folder: Path, config: Florence2Config, form: str = "original") -> None:
+    """Write all that a checkpoint has beside its weights."""
+    folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", config_json(config, form))
     _write_json(folder / "generation_config.json", dict(config.generation))
     _write_json(folder / "preprocessor_config.json", _preprocessor_json(config))
@@ -110,6 +117,50 @@ def write_checkpoint(
         tokenizer.add_special_tokens([AddedToken("<image>", normalized=False, special=True)])
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", _tokenizer_json(form))
+
+
+def write_shards(
+    folder: Path, config: Florence2Config, shard_bytes: int, *, dtype: str = "fp32", kind: str = "safetensors"
+) -> Path:
+    """Write a checkpoint in the original format as several files, none of which is whole in memory with
+    another. Its numbers are the same few again and again: for what is only to be read.
+
+    Args:
+        shard_bytes: about the size of a file.
+        kind: ``safetensors`` or ``bin``.
+    """
+    with torch.device("meta"):
+        shapes = {
+            name: tensor.shape for name, tensor in original_state_dict(Florence2Network(config)).items()
+        }
+    number = getattr(torch, DTYPES[dtype])
+    few = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(number)
+    shards: list[list[str]] = [[]]
+    room = shard_bytes
+    for name, shape in shapes.items():
+        room -= shape.numel() * few.itemsize
+        if room < 0 and shards[-1]:
+            shards.append([])
+            room = shard_bytes - shape.numel() * few.itemsize
+        shards[-1].append(name)
+    write_checkpoint_files(folder, config)
+    index: dict[str, str] = {}
+    for count, names in enumerate(shards, start=1):
+        state = {
+            name: few.repeat(-(-shapes[name].numel() // len(few)))[: shapes[name].numel()]
+            .reshape(shapes[name])
+            .clone()
+            for name in names
+        }
+        stem = "model" if kind == "safetensors" else "pytorch_model"
+        file = f"{stem}-{count:05}-of-{len(shards):05}.{kind}"
+        if kind == "safetensors":
+            save_file(state, folder / file, metadata={"format": "pt"})
+        else:
+            torch.save(state, folder / file)
+        index |= dict.fromkeys(names, file)
+        del state
+    _write_json(folder / f"{stem}.{kind}.index.json", {"metadata": {}, "weight_map": index})
     return folder
 
 

@@ -16,7 +16,9 @@ from torch.nn import functional
 
 from .quantisation import BLOCK, NESTED_BLOCK, bitsandbytes, is_quantised_weight
 
-_PIECE = 2**20  # weights that are quantised at a time: it takes some 20 bytes for each meanwhile
+# Weights that are quantised at a time. On a CPU it takes some 20 bytes for each meanwhile, in pieces that the
+# C library puts where others were; larger ones leave holes that what is kept takes up, and memory grows.
+_AT_A_TIME_ON_CPU, _AT_A_TIME = 2**16, 2**22
 _RANGE = 127.0
 
 
@@ -64,7 +66,7 @@ class Linear8bit(QuantisedLinear):
         weight = torch.empty(self.out_features, self.in_features, device=device, dtype=torch.int8)
         scale = torch.empty(self.out_features, 1, device=device, dtype=self.dtype)
         smallest = torch.finfo(self.dtype).tiny
-        for rows, values in _limited(pieces, self.in_features):
+        for rows, values in _limited(pieces, _at_a_time(device) // self.in_features):
             numbers = values.to(device=device, dtype=torch.float32)
             largest = numbers.abs().amax(dim=1, keepdim=True)
             scale[rows] = (largest / _RANGE).clamp_min(smallest)
@@ -107,7 +109,7 @@ class Linear4bit(QuantisedLinear):
         weight = torch.empty(self.weight.shape, device=device, dtype=torch.uint8)
         scales = torch.empty(self.absmax.shape, device=device, dtype=torch.float32)
         done = 0
-        for values in _in_blocks(pieces):
+        for values in _in_blocks(pieces, _at_a_time(device)):
             packed, state = bnb.quantize_4bit(
                 values.to(device), blocksize=BLOCK, quant_type="nf4", compress_statistics=False
             )
@@ -175,9 +177,13 @@ def quantised_like(model: QuantisedLinear, linear: nn.Linear) -> QuantisedLinear
     return layer.train(model.training)
 
 
-def _limited(pieces: Iterable[tuple[slice, Tensor]], columns: int) -> Iterator[tuple[slice, Tensor]]:
-    """The same rows, not too many at a time."""
-    step = max(1, _PIECE // columns)
+def _at_a_time(device: torch.device) -> int:
+    return _AT_A_TIME_ON_CPU if device.type == "cpu" else _AT_A_TIME
+
+
+def _limited(pieces: Iterable[tuple[slice, Tensor]], most: int) -> Iterator[tuple[slice, Tensor]]:
+    """The same rows, at most so many at a time, but at least one."""
+    step = max(1, most)
     for rows, values in pieces:
         for start in range(0, len(values), step):
             part = values[start : start + step]
@@ -187,8 +193,8 @@ def _limited(pieces: Iterable[tuple[slice, Tensor]], columns: int) -> Iterator[t
         del values
 
 
-def _in_blocks(pieces: Iterable[tuple[slice, Tensor]]) -> Iterator[Tensor]:
-    """The numbers of all rows as vectors, not too long, each but the last of whole blocks."""
+def _in_blocks(pieces: Iterable[tuple[slice, Tensor]], most: int) -> Iterator[Tensor]:
+    """The numbers of all rows as vectors, at most so long, each but the last of whole blocks."""
     rest: Tensor | None = None  # of a block whose other numbers are in the next piece
     for _, values in pieces:
         flat = values.reshape(-1)
@@ -197,8 +203,8 @@ def _in_blocks(pieces: Iterable[tuple[slice, Tensor]]) -> Iterator[Tensor]:
         if rest is not None:
             flat = torch.cat([rest, flat])
         whole = len(flat) - len(flat) % BLOCK
-        for start in range(0, whole, _PIECE):
-            yield flat[start : min(start + _PIECE, whole)]
+        for start in range(0, whole, most):
+            yield flat[start : min(start + most, whole)]
         rest = flat[whole:].clone() if whole < len(flat) else None
         del values, flat
     if rest is not None:
