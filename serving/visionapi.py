@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..captioning import CaptionOptions
+from ..captioning.instructions import FLORENCE2, INSTRUCTIONS
 from .asks import Ask
 from .bodies import Utf8JSONResponse, read_json
 from .errors import BadRequestError
@@ -23,6 +24,7 @@ from .strict import read_object
 from .waiting import until_disconnected
 
 if TYPE_CHECKING:
+    from .models import ServedModel
     from .scheduler import Scheduler
 
 __all__ = ["VisionAnswer", "VisionRequest", "router"]
@@ -60,7 +62,7 @@ def router(scheduler: Scheduler) -> APIRouter:
 
     @routes.get("/prompts", summary="What can be asked")
     async def prompts() -> Response:
-        return Utf8JSONResponse([f"<{name}>" for name in _PROMPTS if name in model.instructions])
+        return Utf8JSONResponse([f"<{name}>" for name in _prompts_of(model)])
 
     @routes.get("/model", summary="The model's name")
     async def name() -> Response:
@@ -77,3 +79,10 @@ def router(scheduler: Scheduler) -> APIRouter:
         return Utf8JSONResponse({"result": found.results[0].text})
 
     return routes
+
+
+def _prompts_of(model: ServedModel) -> list[str]:
+    """What the model can be asked without a text or a region."""
+    if model.family == FLORENCE2:
+        return [name for name in _PROMPTS if name in model.instructions]
+    return [name for name in model.instructions if not INSTRUCTIONS[name].needs_input]

@@ -78,6 +78,12 @@ def test_the_list_of_models_tells_family_and_quantization(client: httpx.Client) 
     assert client.get("/v1/models/tiny-paligemma").json()["family"] == "paligemma"
 
 
+def test_old_clients_are_told_what_they_can_ask(client: httpx.Client, picture: Path) -> None:
+    assert client.get("/prompts").json() == ["<CAPTION>", "<LONG_PROMPT>", "<DESCRIBE>", "<OCR>"]
+    answer = client.post("/process_image", json={"image": encoded(picture), "prompt": "<OCR>"})
+    assert answer.status_code == 200, answer.text
+
+
 def test_instructions_tell_their_families(client: httpx.Client) -> None:
     table = {one["name"]: one for one in client.get("/v1/instructions").json()["instructions"]}
     assert set(table["CAPTION"]["families"]) == {"florence2", "paligemma"}
