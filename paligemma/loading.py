@@ -37,7 +37,10 @@ def load_network(
             cannot be read.
     """
     weights = open_weights(folder)
-    network = PaliGemmaNetwork(config)
+    try:
+        network = PaliGemmaNetwork(config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     # the parameters' own names are those of this transformers release
     places = {our_name(name): name for name, _ in network.named_parameters()}
     wanted = {our_name(name): tuple(parameter.shape) for name, parameter in network.named_parameters()}
@@ -57,7 +60,7 @@ def load_network(
             put_parameter(network, place, read_parameter(weights, name, device, dtype))
     for name in heads:
         if name not in only_head:
-            _check_tied(network, weights, name)
+            _check_tied(folder, network, weights, name)
     network.to(device)  # the tables that no file holds
     return network.eval().requires_grad_(False)
 
@@ -86,12 +89,12 @@ def _check_tensors(
         )
 
 
-def _check_tied(network: PaliGemmaNetwork, weights: Weights, name: str) -> None:
+def _check_tied(folder: Path, network: PaliGemmaNetwork, weights: Weights, name: str) -> None:
     """See that what a file holds twice is the same."""
     for rows, piece in weights.pieces(name):
         if not torch.equal(piece.to(network.embedding), network.embedding[rows]):
             raise CheckpointError(
-                f"{name} and {published_name(EMBEDDING)} are one matrix in PaliGemma, but this checkpoint "
-                "holds two different ones. It was not saved by a PaliGemma trainer."
+                f"{name} and {published_name(EMBEDDING)} are one matrix in PaliGemma, but the checkpoint in "
+                f"{folder} holds two different ones. It was not saved by a PaliGemma trainer."
             )
         del piece

@@ -81,6 +81,8 @@ class PaliGemmaNetwork(nn.Module):
         As ``get_image_features`` of transformers 5 gives them; older releases divide them by the root of
         ``D``, with which Gemma multiplies whatever it is given. Here only embeddings are multiplied.
         """
+        if not len(pixel_values):
+            return self.embedding.new_empty(0, self.config.num_image_tokens, self.config.text.hidden_size)
         states = self.vision_tower(pixel_values.to(self.embedding.dtype)).last_hidden_state
         features: Tensor = self.multi_modal_projector(states)
         return features

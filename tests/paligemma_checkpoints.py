@@ -112,6 +112,7 @@ def pictures(count: int) -> list[Image.Image]:
     return made
 
 
+@lru_cache(maxsize=2)
 def published_network(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """transformers' own class, loaded by transformers. Attention is the plain one, the only one that does all
     that Gemma 2 asks for on every release."""
@@ -158,6 +159,10 @@ def published_answers(
     """
     network, processor = published_network(folder), published_processor(folder)
     settings = {"max_new_tokens": 256} | settings
+    asked_for = settings["max_new_tokens"]
+    if transformers.__version__ < "5" and settings.get("num_beams", 1) == 1:
+        # the cache that Gemma 2 has there lacks the place of the last token, whose successor is another then
+        settings["max_new_tokens"] += 1
     pairs = [(list(images), list(prompts))]
     if not batched:
         pairs = [([image], [prompt]) for image, prompt in zip(images, prompts, strict=True)]
@@ -173,7 +178,7 @@ def published_answers(
         with torch.inference_mode():
             generated = network.generate(**inputs, **settings)
         for row in generated[:, inputs["input_ids"].shape[1] :].tolist():
-            ids = row[: row.index(EOS) + 1] if EOS in row else row
+            ids = (row[: row.index(EOS) + 1] if EOS in row else row)[:asked_for]
             answers.append((ids, processor.decode(ids, skip_special_tokens=True)))
     return answers
 
@@ -206,7 +211,7 @@ def _network(
         "num_key_value_heads": 1 if generation == 1 else 2,
         "head_dim": 8,
         "vocab_size": size + 64 - size % 64,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 1024,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
         "pad_token_id": PAD,
