@@ -221,6 +221,22 @@ def test_options_and_text_do_what_they_do_on_the_command_line(visit: Visit, ask:
     ).all_inner_texts()
 
 
+def test_the_preset_does_what_it_does_on_the_command_line(visit: Visit, ask: Ask) -> None:
+    visit.choose(CIRCLE)
+    visit.tick("GENERATE_TAGS")
+    visit.unfold("Options")
+    visit.page.get_by_label("Long prompts").check()
+    visit.page.get_by_label("Longest answer").fill("9")
+    visit.page.get_by_label("Seed").fill("3")
+    assert not visit.page.get_by_label("Language").is_visible(), "Florence-2 has one alone"
+    visit.caption()
+    flags = ("--preset", "long-prompt", "--max-new-tokens", 9, "--seed", 3)
+    (tags,) = ask(CIRCLE, "GENERATE_TAGS", *flags)
+    assert tags["attempts"] == 11
+    assert visit.texts(CIRCLE.name, "GENERATE_TAGS") == [tags["text"]]
+    assert tags["unmet"] in visit.answer(CIRCLE.name, "GENERATE_TAGS").inner_text()
+
+
 def test_a_text_and_a_region_can_be_asked_about_at_once(visit: Visit, ask: Ask) -> None:
     visit.choose(CIRCLE)
     visit.unfold("More")
