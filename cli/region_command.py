@@ -119,10 +119,14 @@ def reported(flags: AnswerFlags, work: Callable[[], None]) -> None:
 
 def _check_family(instruction: str, model: str, instead: str) -> None:
     from ..captioning import InstructionError, find_instruction
-    from ..models_cache import family_of_model
+    from ..models_cache import ModelNotFoundError, family_of_model
 
     try:
-        find_instruction(instruction).for_family(family_of_model(model))
+        family = family_of_model(model)
+    except ModelNotFoundError:
+        return  # which is told once nothing else is wrong
+    try:
+        find_instruction(instruction).for_family(family)
     except InstructionError as error:
         raise UsageError(f"{model}: {error} With this command: {instead}") from error
 
