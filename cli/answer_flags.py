@@ -66,7 +66,10 @@ class PlaceFlags:
     """What was given for the options about where checkpoints run."""
 
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to run.", rich_help_panel=DEVICE)
+        str,
+        typer.Option(
+            metavar="DEVICE", help="Where to run: auto, cpu, cuda, cuda:N or mps.", rich_help_panel=DEVICE
+        ),
     ] = "auto"
     dtype: Annotated[
         Dtype,
@@ -88,9 +91,9 @@ class PlaceFlags:
     quantization: Annotated[
         Quantization,
         typer.Option(
-            metavar="none|8|4",
-            help="Bits of the language model's weights: less memory, nearly the same answers. 4 needs "
-            "bitsandbytes.",
+            metavar="BITS",
+            help="none, 8 or 4: bits of the language model's weights. Less memory, nearly the same answers; "
+            "4 needs bitsandbytes.",
             rich_help_panel=DEVICE,
         ),
     ] = Quantization.NONE

@@ -59,7 +59,7 @@ class QuestionFlags:
     ] = None
     remove_characters: Annotated[
         str | None,
-        typer.Option(metavar="CHARACTERS", help="Each of these goes, e.g. '#*~'.", rich_help_panel=CLEANING),
+        typer.Option(metavar="CHARS", help="Each of these goes, e.g. '#*~'.", rich_help_panel=CLEANING),
     ] = None
     remove_brackets: Annotated[
         str | None,
@@ -73,7 +73,6 @@ class QuestionFlags:
         int | None,
         typer.Option(
             metavar="N",
-            min=0,
             help="Words with more letters in a row go; 0 is off.",
             rich_help_panel=CLEANING,
         ),

@@ -15,7 +15,8 @@ def records_of(
     """One object per instruction, or one with ``error`` for an image that could not be captioned.
 
     ``image``, ``model``, ``instruction``, ``text`` and ``raw`` come first, then what the kind of answer adds:
-    ``tags``, ``prose``, ``analysis``, ``truncated``; with ``regions`` the picture's ``width`` and ``height``.
+    ``tags``, ``prose``, ``analysis``, ``truncated``; with ``regions`` the picture's ``width`` and ``height``;
+    of an answer that was asked again ``attempts``, of one that was kept though it falls short ``unmet``.
 
     Args:
         answers: instead of the result's own, with some of their regions perhaps.

@@ -705,7 +705,7 @@ def test_default_model_and_instruction_are_the_engines(promptgen: Promptgen) -> 
 
     help_text = promptgen("caption", "--help").stdout
     assert DEFAULT_MODEL in help_text
-    assert f"[default: {DEFAULT_INSTRUCTION}]" in help_text
+    assert f"[default: ({DEFAULT_INSTRUCTION}" in help_text
 
 
 def test_version(promptgen: Promptgen) -> None:
