@@ -39,6 +39,15 @@ class PeakMemory:
             _CLEAR.write_text("5")
             self._before = _status("VmRSS")
 
+    def restart(self) -> None:
+        """From now on tell the most since now, above what was in use at the beginning."""
+        import torch
+
+        if self._device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(self._device)
+        elif self._is_told():
+            _CLEAR.write_text("5")
+
     def nbytes(self) -> int | None:
         import torch
 
