@@ -24,8 +24,9 @@ class GenerationOptions:
         ValueError: a value is outside its range; the message names the setting, the value and the range.
     """
 
-    num_beams: int | None = None  # 1 is greedy (or plain sampling), the published default is 3
-    max_new_tokens: int | None = None  # at most the decoder's positions (1024); that is also the default
+    num_beams: int | None = None  # 1 is greedy (or plain sampling); Florence-2's published default is 3
+    # Florence-2: at most the decoder's positions (1024), also the default. PaliGemma: 256 by default.
+    max_new_tokens: int | None = None
     min_new_tokens: int | None = None
     do_sample: bool | None = None
     temperature: float | None = None  # above 0
@@ -125,9 +126,11 @@ class GenerationOptions:
 class GeneratedSequence:
     """One answer of the model."""
 
-    token_ids: tuple[int, ...]  # with the leading decoder start token and the final </s>, without padding
-    text: str  # decoded; <s>, </s> and <pad> taken out, location tokens kept, white space as generated
+    # First the token that it goes on from, the decoder's start token or the end of the prompt; then the
+    # answer with the token that ends it, without padding.
+    token_ids: tuple[int, ...]
+    text: str  # decoded; start, end and padding taken out, location tokens kept, white space as generated
     truncated: bool  # max_new_tokens was reached: the answer may go on
     sequence_score: float | None = None  # summed log-probability over length ** length_penalty
-    token_scores: tuple[float, ...] | None = None  # log-probability of each token after the start token
+    token_scores: tuple[float, ...] | None = None  # log-probability of each token after the first
     token_spans: tuple[tuple[int, int], ...] | None = None  # with them: each token's characters of the text

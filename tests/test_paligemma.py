@@ -156,6 +156,7 @@ def test_scores_are_those_of_transformers(checkpoint: Path, model: PaliGemmaMode
     inputs = processor(images=pictures(1), text="<image>caption en", return_tensors="pt")
     inputs.pop("labels", None)
     settings = {"num_beams": 3, "max_new_tokens": 20}
+    network.config.vocab_size = network.config.text_config.vocab_size  # transformers 4 asks for it there
     with torch.inference_mode():
         published = network.generate(**inputs, **settings, return_dict_in_generate=True, output_scores=True)
         right = network.compute_transition_scores(

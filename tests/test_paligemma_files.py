@@ -160,7 +160,7 @@ def damaged(name: str, folder: Path) -> None:
         ("misshapen", r"layernorm.weight is \[31\], config.json says \[32\]"),
         ("surplus", r"surplus: language_model.model.layers.9.extra \[2\]"),
         ("no embedding", rf"missing: {EMBEDDING}"),
-        ("two heads", "one matrix in PaliGemma, but this checkpoint holds two different"),
+        ("two heads", "one matrix in PaliGemma, but the checkpoint in .* holds two different"),
         ("twice", "twice: "),
         ("cut off", "not a whole safetensors file"),
         ("no tokenizer.json", "has no tokenizer.json"),
