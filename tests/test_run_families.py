@@ -100,7 +100,7 @@ def test_what_its_family_cannot_do_is_told_before_anything_is_written(
 
 
 def test_worker_processes_have_the_same_model(folder: Folder, album: Path, checkpoint: Path) -> None:
-    given = ("--model", checkpoint, "--quantization", "8", "--max-new-tokens", "8", "--dtype", "fp32")
+    given = ("--model", checkpoint, "--quantization", "4", "--max-new-tokens", "8", "--dtype", "fp32")
     assert folder(*given).status == 0
     alone = texts(album)
     for path in album.glob("*.txt"):
