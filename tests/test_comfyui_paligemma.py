@@ -224,6 +224,26 @@ def test_a_quantised_florence_2_at_the_tagger(own: Host, promptgen: Promptgen, a
         assert entry.texts("tag") == [record["text"] for record in json.loads(done.stdout)]
 
 
+def test_a_folder_run_with_the_model_of_the_loader(
+    own: Host, command: Any, album: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(album, tmp_path / "folder")
+    entry = own.run(
+        {
+            "load": node("PromptGenModelLoader", checkpoint=TINY, quantization="8"),
+            "run": node(
+                "PromptGenCaptionFolder", folder=str(folder), checkpoint="demo", instruction="GENERATE_TAGS",
+                instructions="CAPTION:txt", num_beams=1, max_new_tokens=24, model=["load", 0],
+            ),
+        }
+    )  # fmt: skip
+    assert entry.succeeded, entry.error
+    records = command("-i", "CAPTION", "--max-new-tokens", "24", "--num-beams", "1", "--quantization", "8")
+    for name, record in zip(NAMES, records, strict=True):
+        text = (folder / name).with_suffix(".txt").read_text(encoding="utf-8")
+        assert text.strip() == record["text"].strip()
+
+
 def test_an_answer_that_is_kept_though_it_falls_short_says_so(own: Host) -> None:
     asking = captioner(["images", 0], min_words=500, retries=2, max_new_tokens=12)
     entry, (captions, *_) = outputs(own, asking)
