@@ -78,13 +78,17 @@ manager = host.manager()
 PICTURE = PACK / "examples" / "circle-heart-square.png"
 
 
-def caption(picture=PICTURE, model="demo"):
+def caption(picture=PICTURE, model="demo", quantization="none"):
     """As a node runs: in inference mode, with a node executing."""
     from comfy_execution.utils import CurrentNodeContext
 
     with torch.inference_mode(), CurrentNodeContext("prompt", "1"):
         result = captioning.Captioner(
-            model, dtype="fp32", feature_cache=captioning.FeatureCache(0), manager=manager
+            model,
+            dtype="fp32",
+            feature_cache=captioning.FeatureCache(0),
+            manager=manager,
+            quantization=quantization,
         ).caption(picture, "CAPTION")[0]
     assert result.ok, result.error
     return result.results[0].text
@@ -151,6 +155,16 @@ elif SCENARIO in ("novram", "lowvram", "normal"):
     flux = big(30)
     load(flux)
     facts["texts"].append(caption())
+elif SCENARIO == "quantised":
+    facts["texts"] = [caption(quantization="8")]
+    facts["on_gpu"] = on_gpu()
+    [facts["ours_has"]] = loaded_bytes("_Weights")
+    flux = big(38)
+    load(flux)
+    facts["after_flux"] = on_gpu()
+    facts["texts"].append(caption(quantization="8"))
+    with manager.acquire("demo", dtype="fp32", quantization="8") as model:
+        facts["nbytes"] = model.nbytes
 elif SCENARIO == "free":
     import gc
     import time

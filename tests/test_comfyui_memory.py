@@ -70,6 +70,14 @@ def test_with_little_memory(facts: Any, scenario: str) -> None:
         assert seen["bytes_between"][0] > 1e6
 
 
+def test_quantised_weights_are_counted_and_moved_like_others(facts: Any) -> None:
+    seen = facts("quantised")
+    assert seen["texts"] == [CAPTION] * 2
+    assert seen["on_gpu"] == ["_Weights"]
+    assert seen["after_flux"] == ["Big"]
+    assert 0.8 * seen["nbytes"] < seen["ours_has"] <= 1.2 * seen["nbytes"]
+
+
 def test_told_to_unload_it_is_gone_from_main_memory_too(facts: Any) -> None:
     seen = facts("free")
     assert seen["before"] == ["Big", "_Weights"]
