@@ -76,6 +76,7 @@ def folder(
 
     def model_for(options: RunOptions) -> AskedModel:
         from ..captioning.runs.asked_model import local_model
+        from ..models_cache import told_family
 
         fetch = not wanted.dry_run
         if not ray and ray_address is None and ray_workers is None:
@@ -84,7 +85,7 @@ def folder(
             captioner, workers = workers_on_ray(ray_address, ray_workers, flags, options, fetch=fetch)
         else:
             raise UsageError("--devices are of this machine, --ray is for others; give one of the two.")
-        if fetch and workers is None:
+        if workers is None and told_family(flags.model) is not None:
             captioner.inquire(options.instructions, options.captions)  # before anything is written
         return local_model(captioner, options, workers)
 

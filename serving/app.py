@@ -40,7 +40,7 @@ def create_app(settings: ServerSettings, scheduler: Scheduler, counts: Metrics |
     app = FastAPI(
         title="PromptGen",
         version=__version__,
-        summary="Captions, tags and regions of pictures with Florence-2 PromptGen.",
+        summary="Captions, tags and regions of pictures with Florence-2 PromptGen and PaliGemma.",
         lifespan=lifespan,
         default_response_class=Utf8JSONResponse,
         docs_url=None,

@@ -60,8 +60,9 @@ def settings_digest(captioner: Captioner, instructions: Sequence[str], options: 
     for name, shaping in (("cleaning", options.cleaning), ("retries", options.retries)):
         if shaping != type(shaping)():
             settings[name] = _fields(shaping)
-    if (options.language or DEFAULT_LANGUAGE) != DEFAULT_LANGUAGE:
-        settings["language"] = options.language
+    language = (options.language or DEFAULT_LANGUAGE).strip().lower()
+    if language != DEFAULT_LANGUAGE:
+        settings["language"] = language
     if captioner.quantization != "none":
         settings["quantization"] = captioner.quantization
     if loras := _loras(captioner.loras):

@@ -22,7 +22,7 @@ from ..data.split import read_split
 from ..errors import DataError, TrainingError
 from ..folder import CONFIG, FINAL, SPLIT
 from ..metrics import METRICS
-from .predictions import prompts_for
+from .predictions import as_asked, prompts_for
 
 if TYPE_CHECKING:
     from ...florence2.text_processing import TextProcessor
@@ -173,14 +173,15 @@ def check_for(
     """
     found = list(problems)
     for number, contestant in enumerate(contestants):
+        own = contestant.prompts_with(prompts)
         for name in dict.fromkeys(example.instruction for example in examples):
-            find_instruction(name).for_family(contestant.family)
+            as_asked(find_instruction(name), contestant.family, own)
         encode, limits = _texts_of(contestant)
         report = check_examples(
             examples,
             encode,
             limits.at_most(max_target_tokens),
-            prompts=contestant.prompts_with(prompts),
+            prompts=own,
             images="none" if number else "header",
             drop_duplicates=True,
         )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...captioning import Captioner, GenerationOptions
     from ...models_cache import ImageProcessor, LoadedModel
 
-__all__ = ["Prediction", "predict", "prompts_for", "truths_of"]
+__all__ = ["Prediction", "as_asked", "predict", "prompts_for", "truths_of"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class Prediction:
         width, height = entry["size"]
         size = (int(width), int(height))
         family = str(entry.get("family", FLORENCE2))
-        instruction = find_instruction(key[1]).for_family(family)
+        instruction = find_instruction(key[1])
+        if family in instruction.families:
+            instruction = instruction.for_family(family)
         result = parse_answer(instruction, str(entry["raw"]), size, truncated=bool(entry["truncated"]))
         if isinstance(result, Regions):
             scored = zip(result.regions, entry["scores"], strict=True)
@@ -74,12 +76,8 @@ class _Group:
     """Questions about one image that are asked together."""
 
     questions: tuple[Question, ...]
-    family: str  # of the checkpoint that is asked
-
-    @property
-    def instructions(self) -> tuple[Instruction, ...]:
-        """As the checkpoint is asked."""
-        return tuple(question.instruction.for_family(self.family) for question in self.questions)
+    instructions: tuple[Instruction, ...]  # of the questions, as the checkpoint's family has them
+    family: str
 
     def options(self, generation: GenerationOptions, background: str) -> CaptionOptions:
         first = self.questions[0]
@@ -126,7 +124,7 @@ def predict(
         CheckpointError, ModelFilesError, ValueError, OutOfMemoryError: see :meth:`.Captioner.stream`.
         InstructionError: the checkpoint's family cannot be asked one of them.
     """
-    groups = _groups(questions, family_of_model(captioner.model))
+    groups = _groups(questions, family_of_model(captioner.model), prompts or {})
     most = max((len(group.questions) for group in groups), default=1)
     sources = ((group.questions[0].image.name, group) for group in groups)
     pictures: ReadAhead[_Group, Any] = ReadAhead(sources)
@@ -168,7 +166,7 @@ def _answer(
     return found
 
 
-def _groups(questions: Sequence[Question], family: str) -> list[_Group]:
+def _groups(questions: Sequence[Question], family: str, prompts: Mapping[str, str]) -> list[_Group]:
     """Those about one image with one text input; those that find regions, which get scores, apart.
 
     All about an image one after another, while its features are still at hand.
@@ -179,7 +177,21 @@ def _groups(questions: Sequence[Question], family: str) -> list[_Group]:
         name, _, text_input = question.key
         found.setdefault((name, text_input, question.finds_regions), []).append(question)
     groups = sorted(found.values(), key=lambda group: images[group[0].image.name])
-    return [_Group(tuple(group), family) for group in groups]
+    return [
+        _Group(tuple(group), tuple(as_asked(one.instruction, family, prompts) for one in group), family)
+        for group in groups
+    ]
+
+
+def as_asked(instruction: Instruction, family: str, prompts: Mapping[str, str]) -> Instruction:
+    """The instruction as checkpoints of a family have it; one with a literal prompt of its own may be any.
+
+    Raises:
+        InstructionError: they cannot be asked that.
+    """
+    if family not in instruction.families and instruction.name in prompts:
+        return instruction
+    return instruction.for_family(family)
 
 
 def prompts_for(model: str, given: Mapping[str, str]) -> dict[str, str]:
