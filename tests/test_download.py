@@ -475,6 +475,19 @@ def test_a_paligemma_checkpoint_comes_whole(hub: FakeHub, client: Client) -> Non
     assert client.run(f"print(family_of_model({PALIGEMMA!r}))").out.split() == ["paligemma"]
 
 
+def test_what_nobody_knows_is_fetched_before_it_is_asked(hub: FakeHub, client: Client) -> None:
+    """What a checkpoint can be asked depends on its family, which its files tell."""
+    hub.add("nobody/some-paligemma", paligemma())
+    code = """from promptgen.captioning import Captioner, InstructionError
+try:
+    Captioner('nobody/some-paligemma').stream(['absent.png'], 'OD')
+except InstructionError as error:
+    print(error)"""
+    told = client.run(code)
+    assert "OD is for Florence-2; PaliGemma" in told.out, told.err
+    assert "config.json" in hub.resolved()
+
+
 @pytest.mark.parametrize("refusal", [401, 403])
 def test_a_gated_paligemma_says_what_to_do(hub: FakeHub, client: Client, refusal: int) -> None:
     hub.add(PALIGEMMA, paligemma(), gated=True).refusal = refusal

@@ -23,7 +23,7 @@ from promptgen.captioning import (
     default_instruction,
     draw_overlay,
 )
-from promptgen.models_cache import ModelManager, family_of_model
+from promptgen.models_cache import ModelManager, family_of_model, told_family
 
 from .paligemma_checkpoints import make_paligemma, pictures
 
@@ -227,6 +227,7 @@ def test_the_family_of_a_folder_is_what_its_config_says(
     )
     monkeypatch.setenv("PROMPTGEN_CATALOGUE", str(file))
     assert [family_of_model(name) for name in ("far", "near")] == ["paligemma", "florence2"]
+    assert [told_family(name) for name in ("far", "near")] == [None, None], "what the user says may be wrong"
 
 
 def test_it_cannot_be_trained_or_exported_here(folder: Path, tmp_path: Path) -> None:
