@@ -123,7 +123,7 @@ def _write_weights(folder: Path, dtype: torch.dtype, shard_bytes: int) -> None:
     }
     shards = list(_shards(shapes, dtype.itemsize, shard_bytes))
     noise = torch.randn(_NOISE, generator=torch.Generator().manual_seed(0))
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(
