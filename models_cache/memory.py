@@ -9,7 +9,6 @@ import logging
 import sys
 from pathlib import Path
 
-from ..inference import is_quantised_weight, quantised_nbytes
 from .checks import CHECKPOINT, Contents, checkpoint_files, safetensors_header
 
 logger = logging.getLogger(__name__)
@@ -22,6 +21,8 @@ def estimate_bytes(folder: Path, dtype: str, quantization: str = "none") -> int:
 
     Exact up to tied names for safetensors. Of a ``.bin`` only the size is known, so it is taken as it is.
     """
+    from ..inference import is_quantised_weight, quantised_nbytes  # only here: menus need this module
+
     total = 0
     for name in checkpoint_files(folder):
         path = folder / name
