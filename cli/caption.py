@@ -33,7 +33,14 @@ def caption(
     """
 
     def ask(paths: Sequence[str], instructions: Sequence[str], options: CaptionOptions) -> Answers:
-        captioner = flags.captioner()
+        from ..models_cache import told_family
+
+        flags.place()  # first what is wrong with the command line
+        known = told_family(flags.model) is not None
+        captioner = flags.captioner(fetch=not known)
+        if known:  # what it cannot be asked is told before a download
+            captioner.inquire(instructions, options)
+            flags.fetch()
         if flags.watched:
             say(f"Loading {flags.model}")
         results = captioner.stream(paths, instructions, options)

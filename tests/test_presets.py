@@ -121,11 +121,10 @@ def test_every_flag_works_without_a_preset(promptgen: Promptgen, seen: list[Any]
     given = (
         "--do-sample", "--complete-sentences", "--remove-characters", "# *", "--remove-brackets", "()",
         "--max-word-length", 12, "--drop-underscored", "--retries", 4, "--min-words", 6, "--retry-word",
-        "bad", "--language", "de",
+        "bad",
     )  # fmt: skip
     assert options_of(promptgen, seen, *given) == CaptionOptions(
         GenerationOptions(do_sample=True),
-        language="de",
         cleaning=CleaningOptions(True, "#*", "()", 12, True),
         retries=RetryOptions(4, 6, ("bad",)),
     )
@@ -221,6 +220,8 @@ def test_a_paligemma_is_asked_for_what_it_is_for(promptgen: Promptgen, tmp_path:
     asked = ("--model", checkpoint, "--device", "cpu", "--max-new-tokens", 8, "--format", "jsonl")
     (record,) = records(promptgen("caption", IMAGE, *asked))
     assert record["instruction"] == "CAPTION"
+    (german,) = records(promptgen("caption", IMAGE, *asked, "--language", "de"))
+    assert german["raw"] != record["raw"]
     (again,) = records(
         promptgen("caption", IMAGE, *asked, "--preset", "long-prompt", "--retries", 1, "-i", "LONG_PROMPT")
     )
@@ -229,6 +230,16 @@ def test_a_paligemma_is_asked_for_what_it_is_for(promptgen: Promptgen, tmp_path:
     refused = promptgen("caption", IMAGE, "--model", checkpoint, "--device", "cpu", "--dtype", "fp16")
     assert refused.status == 2
     assert "A PaliGemma cannot be loaded as fp16" in refused.stderr
+
+
+def test_what_a_paligemma_cannot_do_is_told_before_a_download(promptgen: Promptgen) -> None:
+    model = ("--model", "mnemic/paligemma-longprompt-v1-safetensors", "--quantization", "8", "--offline")
+    ended = promptgen("caption", IMAGE, *model, "-i", "OD")
+    assert ended.status == 2
+    assert "PaliGemma checkpoints have no such instruction" in ended.stderr
+    ended = promptgen("caption", IMAGE, *model)
+    assert ended.status == 1
+    assert "could not be downloaded" in ended.stderr
 
 
 @pytest.mark.parametrize("bits", ["8", "4"])
