@@ -1,4 +1,4 @@
-"""promptgen-tagger: tags, captions and Flux prompts for images with Florence-2 PromptGen.
+"""promptgen-tagger: tags, captions and Flux prompts for images with Florence-2 PromptGen and PaliGemma.
 
 Importing this package defines things and loads nothing: torch, transformers, timm and Pillow come at first
 use. The engine's face is :mod:`promptgen.captioning`. ComfyUI imports this folder as a node pack and calls

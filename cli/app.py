@@ -21,7 +21,7 @@ from .segment import segment
 from .serve import serve
 from .train import train
 
-DESCRIPTION = """Captions, tags and analyses of images with Florence-2 PromptGen.
+DESCRIPTION = """Captions, tags and analyses of images with Florence-2 PromptGen and PaliGemma.
 
 Try it without a download: [bold]promptgen caption PICTURE --model demo[/bold]. The demo model is tiny and
 [bold]knows drawn shapes only[/bold] (coloured figures on a plain ground); of a photograph it says nonsense.
