@@ -13,6 +13,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer
 
 from ..inference.errors import CheckpointError
+from ..inference.json_files import read_json
 from ..inference.token_spans import token_spans
 
 # What the published processor adds to Gemma's vocabulary where it is not there, in its order and spelling.
@@ -31,7 +32,8 @@ class TextProcessor:
         """Read the tokenizer of ``folder``.
 
         Args:
-            vocab_size: rows of the embedding matrix; no token may lie beyond.
+            vocab_size: rows of the embedding matrix; no token may lie beyond but ``<image>``, which needs no
+                row: features stand in its places.
             bos_token_id: the token between picture and prompt.
             removed_ids: tokens that are taken out of decoded text beside those that the tokenizer calls
                 special.
@@ -48,7 +50,7 @@ class TextProcessor:
         vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
         self.image_token_id = vocabulary[IMAGE_TOKEN]
         self._bytes = frozenset(number for token, number in vocabulary.items() if _BYTE.fullmatch(token))
-        size = max(vocabulary.values()) + 1
+        size = max(number for token, number in vocabulary.items() if token != IMAGE_TOKEN) + 1
         if size > vocab_size:
             raise CheckpointError(
                 f"{folder}: the tokenizer knows {size} tokens, config.json says vocab_size {vocab_size}. "
@@ -91,7 +93,35 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
         raise CheckpointError(f"The tokenizer in {folder} cannot be read: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    for number, token in sorted(_added_elsewhere(folder).items()):
+        if tokenizer.token_to_id(token.content) is None and number == tokenizer.get_vocab_size():
+            (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
     if tokenizer.token_to_id(IMAGE_TOKEN) is None:
         tokenizer.add_special_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)])
     tokenizer.add_tokens([token for token in PLACE_TOKENS if tokenizer.token_to_id(token) is None])
     return tokenizer
+
+
+def _added_elsewhere(folder: Path) -> dict[int, AddedToken]:
+    """Tokens by their numbers that transformers' own files state, which ``tokenizer.json`` may lack.
+
+    Raises:
+        CheckpointError: a file cannot be understood.
+    """
+    added: dict[int, AddedToken] = {}
+    try:
+        if (folder / "added_tokens.json").exists():
+            for content, number in read_json(folder / "added_tokens.json").items():
+                added[int(number)] = AddedToken(content, normalized=False, special=content == IMAGE_TOKEN)
+        if (folder / "tokenizer_config.json").exists():
+            stated = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+            for number, token in stated.items():
+                special = bool(token.get("special", False))
+                added[int(number)] = AddedToken(token["content"], normalized=False, special=special)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"The tokens that files in {folder} add cannot be understood: {error}"
+        ) from error
+    return added

@@ -200,6 +200,45 @@ def test_a_tokenizer_without_the_tokens_of_places_gets_them(original: Path, tmp_
     assert [model.count_tokens(prompt) for prompt in ("", "<loc0012><seg127>")] == [2, 4]
 
 
+@pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
+def test_tokens_that_another_file_adds_have_its_numbers(original: Path, tmp_path: Path, file: str) -> None:
+    """As transformers reads them: places are not shifted by the token of the picture, which comes last."""
+    folder = copy(original, tmp_path / "plain")
+    moved: dict[str, dict[str, Any]] = {}
+
+    def without(tokenizer: dict[str, Any]) -> None:
+        for token in [*tokenizer["added_tokens"]]:
+            if token["content"].startswith(("<loc", "<seg", "<image")):
+                tokenizer["added_tokens"].remove(token)
+                moved[str(token.pop("id"))] = token
+
+    edit_json(folder / "tokenizer.json", without)
+    if file == "added_tokens.json":
+        numbers = {token["content"]: int(number) for number, token in moved.items()}
+        (folder / file).write_text(json.dumps(numbers), encoding="utf-8")
+    else:
+        edit_json(folder / file, lambda config: config.update(added_tokens_decoder=moved))
+    prompt = "detect <loc0012><seg127>"
+    texts = [PaliGemmaModel.load(place, device="cpu", dtype="fp32").text for place in (folder, original)]
+    assert texts[0].encode(prompt) == texts[1].encode(prompt)
+    assert texts[0].image_token_id == texts[1].image_token_id
+
+    (folder / file).write_text(json.dumps({"added_tokens_decoder": {"1": "<loc0000>"}}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"{folder} add cannot be understood"):
+        PaliGemmaModel.load(folder, device="cpu", dtype="fp32")
+
+
+def test_the_token_of_the_picture_needs_no_row_of_the_matrix(original: Path, tmp_path: Path) -> None:
+    def cut(state: State) -> State:
+        number = PaliGemmaConfig.from_folder(original).image_token_id
+        return state | {EMBEDDING: state[EMBEDDING][:number].clone()}
+
+    folder = copy(original, tmp_path / "short", cut)
+    rows = PaliGemmaConfig.from_folder(original).image_token_id
+    edit_json(folder / "config.json", lambda config: config["text_config"].update(vocab_size=rows))
+    assert answers(folder) == answers(original)
+
+
 # Through the doors of the other rooms ----------------------------------------------------
 
 
