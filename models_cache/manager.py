@@ -21,6 +21,7 @@ from .families import LoadedModel, Loader, known_family, load_family
 from .files import ensure_checkpoint
 from .folders import resolve
 from .memory import estimate_bytes, fingerprint, return_memory
+from .model_family import told_family
 from .placement import DirectPlacement, Placement
 from .records import snapshot_hub_id
 
@@ -320,6 +321,8 @@ class ModelManager:
         self._refuse_if_closed()
         resolved = self._placement.resolve(device, dtype)
         check_quantization(quantization, *resolved)  # before anything is downloaded
+        if (told := told_family(model)) not in (None, "florence2"):
+            self._placement.resolve(device, dtype, told)  # whether the family takes that dtype, likewise
         folder = self._find(model)
         if (family := known_family(folder)) not in (None, "florence2"):
             resolved = self._placement.resolve(device, dtype, family)

@@ -328,6 +328,11 @@ def test_wrong_combinations_are_told_before_anything_is_downloaded(manager: Mode
         pass
     with pytest.raises(ValueError, match="none, 8, 4"):
         Captioner("demo", quantization="2")
+    with (
+        pytest.raises(ValueError, match="cannot be loaded as fp16"),
+        manager.acquire("paligemma-longprompt-v1-safetensors", device="cpu", dtype="fp16"),
+    ):
+        pass
 
 
 MISSING = """
