@@ -14,6 +14,9 @@ from torch.overrides import TorchFunctionMode
 from .processor import has_bfloat16
 
 _MANY_ROWS = 64  # from so many on, the product takes longer than to make the matrix wider
+_AT_A_TIME = (
+    2**26
+)  # weights that are made wider at a time, 256 MB: the matrix of words has eight times as many
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def wide_products(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     many rows, as in a vision tower or a prompt. With a single row it is the other way round: there the time
     goes into reading the matrix, which is half as large.
 
-    Weights stay as they are; one matrix at a time is made wider.
+    Weights stay as they are; one matrix at a time is made wider, or a part of it if it is very large.
     """
     if dtype != torch.bfloat16 or device.type != "cpu" or has_bfloat16():
         yield
@@ -44,11 +47,22 @@ class _WideProducts(TorchFunctionMode):
         if function is functional.linear and not kwargs:
             states, weight = args[0], args[1]
             if _is_worth_it(states, weight):
-                bias = args[2].float() if len(args) > 2 and args[2] is not None else None
-                return functional.linear(states.float(), weight.float(), bias).to(states.dtype)
+                return _wide(states, weight, args[2] if len(args) > 2 else None)
         return function(*args, **(kwargs or {}))
 
 
 def _is_worth_it(states: Tensor, weight: Tensor) -> bool:
     rows = states.numel() // states.shape[-1]
     return states.dtype == weight.dtype == torch.bfloat16 and rows >= _MANY_ROWS
+
+
+def _wide(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product in float32, rounded once."""
+    wide = states.float()
+    rows = max(1, _AT_A_TIME // weight.shape[1])
+    answer = states.new_empty(*states.shape[:-1], len(weight))
+    for start in range(0, len(weight), rows):
+        some = slice(start, start + rows)
+        part = None if bias is None else bias[some].float()
+        answer[..., some] = functional.linear(wide, weight[some].float(), part)
+    return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from promptgen.inference import wide_products as wide_products_module
 from promptgen.inference.processor import has_bfloat16
 from promptgen.inference.wide_products import wide_products
 from torch.nn import functional
@@ -26,6 +27,16 @@ def test_many_rows_are_multiplied_as_float32(shape: tuple[int, ...], bias: torch
         found = functional.linear(states, WEIGHT, bias)
     assert found.dtype is torch.bfloat16
     assert torch.equal(found, rounded_once(states, bias))
+
+
+@pytest.mark.skipif(has_bfloat16(), reason="this CPU multiplies bfloat16")
+def test_a_very_large_matrix_is_made_wider_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wide_products_module, "_AT_A_TIME", 10 * 512)  # 96 rows: nine times ten, and six
+    states = torch.randn(3, 40, 512, generator=torch.Generator().manual_seed(1)).bfloat16()
+    for bias in (None, BIAS.bfloat16()):
+        with wide_products(torch.bfloat16, CPU):
+            found = functional.linear(states, WEIGHT, bias)
+        torch.testing.assert_close(found, rounded_once(states, bias))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
