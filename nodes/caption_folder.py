@@ -24,6 +24,7 @@ from .inputs import (
 )
 
 _MOST_ERRORS = 2**31 - 1
+PRESETS = ["none", "long-prompt"]
 
 
 class PromptGenCaptionFolder(io.ComfyNode):
@@ -206,6 +207,14 @@ def _run_inputs() -> list[Any]:
             default=False,
             tooltip="Forget what earlier runs have done, but not their captions: those count as there, and "
             "'existing' says what becomes of them. Off: go on where the last run ended.",
+        ),
+        io.Combo.Input(
+            "preset",
+            options=PRESETS,
+            optional=True,
+            default=PRESETS[0],
+            tooltip="long-prompt: sample, ask again and clean up as the script published with the PaliGemma "
+            "long-prompt model does; of this node's own settings of generation only the seed counts then.",
         ),
     ]
 

@@ -18,6 +18,7 @@ from ..captioning import (
     Result,
     TagOptions,
     Tags,
+    apply_preset,
     join_tags,
 )
 from ..models_cache import DEFAULT_MODEL
@@ -74,6 +75,7 @@ class CaptionSettings(Settings):
     exclude_tags: str = ""
     replace: str = ""
     underscores: str = "keep"
+    preset: str = "none"
 
     def options(self) -> CaptionOptions:
         """See :meth:`Settings.options`."""
@@ -84,6 +86,7 @@ class CaptionSettings(Settings):
             exclude_tags=self.exclude_tags,
             replace=self.replace,
             underscores=self.underscores,
+            preset=self.preset,
         )
         generation = GenerationOptions(
             num_beams=self.num_beams,
@@ -101,6 +104,8 @@ class CaptionSettings(Settings):
             replace=self.replace,
             underscores=self.underscores,  # type: ignore[arg-type]
         )
+        if self.preset != "none":
+            return apply_preset(self.preset, CaptionOptions(GenerationOptions(seed=self.seed), tags))
         return CaptionOptions(generation=generation, tags=tags)
 
 

@@ -224,8 +224,16 @@ def test_a_quantised_florence_2_at_the_tagger(own: Host, promptgen: Promptgen, a
         assert entry.texts("tag") == [record["text"] for record in json.loads(done.stdout)]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "flags"),
+    [
+        ({"num_beams": 1, "max_new_tokens": 24}, ["--num-beams", "1", "--max-new-tokens", "24"]),
+        ({"preset": "long-prompt", "seed": 5}, ["--preset", "long-prompt", "--seed", "5"]),
+    ],
+    ids=["own settings", "preset"],
+)
 def test_a_folder_run_with_the_model_of_the_loader(
-    own: Host, command: Any, album: Path, tmp_path: Path
+    own: Host, command: Any, album: Path, tmp_path: Path, inputs: dict[str, Any], flags: list[str]
 ) -> None:
     folder = shutil.copytree(album, tmp_path / "folder")
     entry = own.run(
@@ -233,12 +241,12 @@ def test_a_folder_run_with_the_model_of_the_loader(
             "load": node("PromptGenModelLoader", checkpoint=TINY, quantization="8"),
             "run": node(
                 "PromptGenCaptionFolder", folder=str(folder), checkpoint="demo", instruction="GENERATE_TAGS",
-                instructions="CAPTION:txt", num_beams=1, max_new_tokens=24, model=["load", 0],
+                instructions="CAPTION:txt", model=["load", 0], **inputs,
             ),
         }
     )  # fmt: skip
     assert entry.succeeded, entry.error
-    records = command("-i", "CAPTION", "--max-new-tokens", "24", "--num-beams", "1", "--quantization", "8")
+    records = command("-i", "CAPTION", "--quantization", "8", *flags)
     for name, record in zip(NAMES, records, strict=True):
         text = (folder / name).with_suffix(".txt").read_text(encoding="utf-8")
         assert text.strip() == record["text"].strip()
