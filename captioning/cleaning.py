@@ -184,7 +184,7 @@ def _complete_tags(text: str) -> str:
     """Tags without the last one, unless a comma or a full stop ends it."""
     if text.endswith("."):
         return text
-    comma = max((match.start() for match in re.finditer(r"[,\n]", text)), default=0)
+    comma = max((match.start() for match in re.finditer(r"(?<!\d),|,(?!\d)|\n", text)), default=0)
     return text[:comma].rstrip(SEPARATORS) if comma else text.rstrip(SEPARATORS)
 
 
@@ -263,7 +263,7 @@ def _tidied(text: str) -> str:
     while (closed := _EMPTIED.sub(_GONE, text)) != text:
         text = closed
     text = _HOLE.sub(_mended, text)
-    text = re.sub(r"(?<![\s,]) \.(?=\s|\Z)", ".", re.sub(r" {2,}", " ", text))
+    text = re.sub(r"(?<![\s,]) \.(?=[\s,]|\Z)", ".", re.sub(r" {2,}", " ", text))
     text = re.sub(r" ?,(?: ?,)*", ",", text)
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n[ ,]*", "\n", text))
     return text.strip(SEPARATORS)

@@ -44,6 +44,8 @@ __all__ = [
 INPUT_SLOT = "{input}"
 LANGUAGE_SLOT = "{language}"
 
+_PICTURE = "<image>"  # what stands for a place of the picture in PaliGemma's prompts
+
 FLORENCE2, PALIGEMMA = "florence2", "paligemma"
 FAMILY_NAMES = {FLORENCE2: "Florence-2", PALIGEMMA: "PaliGemma"}
 """The families by the ``model_type`` of their ``config.json``, and what people call them."""
@@ -413,7 +415,8 @@ def check_text_input(instructions: Iterable[Instruction], text_input: str | None
     image is seen later, by that function, which knows the image.
 
     Raises:
-        InstructionError: the text is missing, or nobody takes it, or it should be a region and is not.
+        InstructionError: the text is missing, or nobody takes it, or it should be a region and is not, or it
+            holds what stands for the picture.
     """
     instructions = tuple(instructions)
     takers = [instruction for instruction in instructions if instruction.needs_input]
@@ -421,6 +424,11 @@ def check_text_input(instructions: Iterable[Instruction], text_input: str | None
     for taker in takers:
         if not given or (taker.text_form == "things" and not (text_input or "").strip(", ;\t\r\n")):
             raise InstructionError(missing_input(taker))
+        if taker.family == PALIGEMMA and _PICTURE in (text_input or ""):
+            raise InstructionError(
+                f"the text input {_shorten(text_input or '')!r} holds {_PICTURE}. Leave it out: the picture is"
+                " put before it."
+            )
     if given and not takers:
         names = ", ".join(instruction.name for instruction in instructions)
         families = [family for one in instructions for family in one.families]

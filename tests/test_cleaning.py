@@ -74,6 +74,8 @@ def test_an_answer_that_was_not_cut_off_is_only_chopped_if_it_has_sentences() ->
         ("cat, red_hat,", True, "cat, red_hat"),
         ("cat, red_hat, scarf.", True, "cat, red_hat, scarf."),
         ("cat", True, "cat"),
+        ("cat, 1,000 yen", True, "cat"),
+        ("cat,2girls,sc", True, "cat,2girls"),
     ],
 )
 def test_tags_lose_their_last_one_only_if_it_was_cut_off(tags: str, truncated: bool, complete: str) -> None:
@@ -139,6 +141,7 @@ def test_words_with_an_underscore_go_but_faces_stay() -> None:
 
 @given(ANSWERS, OPTIONS, st.booleans())
 @example("He is a cat, big. He (is) tall, and th", CleaningOptions(True, ".", "()"), True)
+@example("He sits .,", NO_UNDERSCORES, False)
 @example(f"a ({ENDLESS} [#]), , b", CleaningOptions(True, "#", "[]", 30), True)
 @settings(deadline=None, max_examples=400)
 def test_cleaning_twice_is_cleaning_once(answer: str, options: CleaningOptions, truncated: bool) -> None:

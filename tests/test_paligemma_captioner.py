@@ -152,6 +152,8 @@ def test_large_pictures_in_tiles(
         ("REGION_TO_CATEGORY", {"text_input": "0,0,1,1"}, "REGION_TO_CATEGORY is for Florence-2"),
         ("VQA", {}, "VQA needs a text input"),
         ("DETECT", {"text_input": " ; "}, "needs a text input"),
+        ("DETECT", {"text_input": "cat ; <image>"}, "holds <image>. Leave it out"),
+        ("PROMPT", {"text_input": "<image>caption en"}, "holds <image>. Leave it out"),
         ("CAPTION", {"text_input": "a cat"}, "has no use: CAPTION"),
         ("CAPTION", {"language": "german"}, "no code"),
         ("OCR", {"language": "de"}, "OCR of PaliGemma is not asked in a language"),
