@@ -426,8 +426,8 @@ def check_text_input(instructions: Iterable[Instruction], text_input: str | None
             raise InstructionError(missing_input(taker))
         if taker.family == PALIGEMMA and _PICTURE in (text_input or ""):
             raise InstructionError(
-                f"the text input {_shorten(text_input or '')!r} holds {_PICTURE}. Leave it out: the picture is"
-                " put before it."
+                f"the text input {_shorten(text_input or '')!r} holds {_PICTURE}. Leave it out: the picture"
+                " is put before it."
             )
     if given and not takers:
         names = ", ".join(instruction.name for instruction in instructions)
