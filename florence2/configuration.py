@@ -86,6 +86,11 @@ class Florence2Config:
         pooled = {"spatial_avg_pool": 1, "temporal_avg_pool": grid, "last_frame": grid}
         return sum(pooled[source] for source in self.vision.image_feature_source)
 
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens that a prompt may have beside the picture."""
+        return self.text.max_position_embeddings - self.num_image_tokens
+
     @classmethod
     def from_folder(cls, folder: Path) -> Florence2Config:
         """Read ``config.json``, ``generation_config.json`` and the picture settings of a checkpoint folder.

@@ -6,19 +6,18 @@ import copy
 import hashlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..inference.devices import DTYPES, resolve_device, resolve_dtype
 from ..inference.errors import CheckpointError
-from ..inference.generation import StepCallback, TokenSequence, Watchers, generation_config
-from ..inference.image_processing import ImageProcessor, preprocess_images
-from ..inference.options import GeneratedSequence, GenerationOptions
+from ..inference.generation import StepCallback, Watchers, generation_config
+from ..inference.model import AnsweringModel, own_numbers, told_before
+from ..inference.options import GenerationOptions
 from ..inference.quantisation import check_quantization
 from ..inference.quantised_layers import QuantisedLinear, has_quantised_layers
 from ..inference.weights import content_identity
@@ -35,11 +34,10 @@ from .network import Florence2Network, tie_embeddings
 from .products import CpuLinear, can_pack
 from .text_processing import TextProcessor
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+_PRODUCTS = (nn.Linear, CpuLinear, QuantisedLinear, nn.Conv2d)
 
 
-class Florence2Model:
+class Florence2Model(AnsweringModel):
     """A Florence-2 checkpoint on one device. Calls from several threads take turns."""
 
     family = "florence2"
@@ -148,11 +146,6 @@ class Florence2Model:
         return self.network.image_projection.dtype
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels that pictures are resized to."""
-        return self.config.image.height, self.config.image.width
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the weights, each tied matrix counted once; of a model with adapters only those which the
         one without does not have."""
@@ -209,11 +202,6 @@ class Florence2Model:
             pack(self.network)
             self._lead()
 
-    @property
-    def image_processor(self) -> ImageProcessor:
-        """What :meth:`preprocess` does, in two steps and without the weights."""
-        return ImageProcessor(self.config.image)
-
     def encoding_bytes(self, images: int) -> int:
         """About how many bytes :meth:`encode_images` needs beside the weights for so many pictures."""
         return images * encoding_bytes(self.config, self.dtype.itemsize)
@@ -231,14 +219,6 @@ class Florence2Model:
         beams = settings.num_beams or 1
         return pairs * generating_bytes(self.config, self.dtype.itemsize, beams, settings.max_new_tokens)
 
-    def preprocess(self, images: Sequence[Image]) -> Tensor:
-        """RGB pictures of any size to ``pixel_values`` ``[B, 3, H, W]``, float32, on the CPU."""
-        return preprocess_images(images, self.config.image)
-
-    def count_tokens(self, prompt: str) -> int:
-        """Tokens of a prompt, ``<s>`` and ``</s>`` included."""
-        return len(self.text.encode(prompt))
-
     @torch.inference_mode()
     def encode_images(self, pixel_values: Tensor, on_step: StepCallback | None = None) -> Tensor:
         """``pixel_values`` ``[B, 3, H, W]`` to image features ``[B, 1 + (H/32) x (W/32), d_model]``.
@@ -252,85 +232,21 @@ class Florence2Model:
             parts = pixel_values.split(1) if apart else [pixel_values]
             return torch.cat([self.network.encode_images(part.to(self.device)) for part in parts])
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        image_features: Tensor,
-        prompts: Sequence[str],
-        options: GenerationOptions | None = None,
-        on_step: StepCallback | None = None,
-        on_answer: Callable[[int, GeneratedSequence], None] | None = None,
-        is_wanted: Callable[[int], bool] | None = None,
-    ) -> list[GeneratedSequence]:
-        """Answer one prompt per row of image features.
-
-        Args:
-            image_features: ``[B, N, d_model]``, as :meth:`encode_images` gives them, on any device.
-            prompts: ``B`` literal prompts.
-            on_step: called many times on the way through the encoder with 0, then before each token with the
-                number of tokens so far; it may raise to cancel.
-            on_answer: called with the row and its answer as soon as that is there, before others perhaps.
-            is_wanted: asked about each row now and then. An answer that nobody wants any more ends where it
-                is, so that the others are not held up by it.
-
-        Raises:
-            ValueError: a prompt is too long for the encoder, or an option does not fit the checkpoint.
-        """
-        if len(prompts) != image_features.shape[0]:
-            raise ValueError(
-                f"{image_features.shape[0]} rows of image features came with {len(prompts)} prompts."
-            )
-        if not prompts:
-            return []
-        answers: dict[int, GeneratedSequence] = {}
-
-        def keep(row: int, answer: TokenSequence) -> None:
-            answers[row] = self._decoded(answer)
-            if on_answer is not None:
-                on_answer(row, answers[row])
-
-        with self._turn, self._in_use(self.network.language_model.get_encoder(), on_step):
+    def _answer(
+        self, image_features: Tensor, prompts: Sequence[str], options: GenerationOptions, watchers: Watchers
+    ) -> None:
+        with self._turn, self._in_use(self.network.language_model.get_encoder(), watchers.on_step):
             input_ids, attention_mask = self._pad([self._encode(prompt) for prompt in prompts])
             features = image_features.to(device=self.device, dtype=self.dtype)
-            generate(
-                self.network,
-                self._decoder,
-                features,
-                input_ids,
-                attention_mask,
-                options or GenerationOptions(),
-                Watchers(on_step, keep, is_wanted),
-            )
-        return [answers[row] for row in range(len(prompts))]
-
-    def _decoded(self, answer: TokenSequence) -> GeneratedSequence:
-        return GeneratedSequence(
-            answer.token_ids,
-            self.text.decode(answer.token_ids),
-            answer.truncated,
-            answer.sequence_score,
-            answer.token_scores,
-            None if answer.token_scores is None else tuple(self.text.spans(answer.token_ids[1:])),
-        )
+            generate(self.network, self._decoder, features, input_ids, attention_mask, options, watchers)
 
     @contextmanager
     def _in_use(self, part: nn.Module, on_step: StepCallback | None) -> Iterator[None]:
-        """For the length of a block, call ``on_step(0)`` before each matrix product inside ``part``.
-
-        A batch takes the vision tower seconds on a CPU: too long to wait for who wants to stop it.
-        """
+        """For the length of a block, call ``on_step(0)`` before each matrix product inside ``part``."""
         (self._base or self)._arrange()
         with ExitStack() as hooks:
-            if self.device.type in (
-                "cpu",
-                "cuda",
-            ):  # numbers are ours to choose, also within another's autocast
-                hooks.enter_context(torch.autocast(self.device.type, enabled=False))
-            if on_step is not None:
-                tell = on_step
-                for module in part.modules():
-                    if isinstance(module, (nn.Linear, CpuLinear, QuantisedLinear, nn.Conv2d)):
-                        hooks.callback(module.register_forward_pre_hook(lambda *_: tell(0)).remove)
+            hooks.enter_context(own_numbers(self.device))
+            hooks.enter_context(told_before(_PRODUCTS, part, on_step))
             try:
                 yield
             except torch.cuda.OutOfMemoryError:
@@ -338,16 +254,6 @@ class Florence2Model:
                 for model in (base, *base._variants):
                     model._decoder.release()  # for whoever tries again with less
                 raise
-
-    def _encode(self, prompt: str) -> list[int]:
-        ids = self.text.encode(prompt)
-        room = self.config.text.max_position_embeddings - self.config.num_image_tokens
-        if len(ids) > room:
-            raise ValueError(
-                f"The prompt has {len(ids)} tokens; beside the picture there is room for {room}. "
-                f"Shorten it: {prompt[:60]!r}..."
-            )
-        return ids
 
     def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Pad on the right: ``input_ids`` and ``attention_mask``, both ``[B, L]`` int64."""

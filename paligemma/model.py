@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..inference.devices import DTYPES, resolve_device, resolve_dtype
 from ..inference.errors import AdapterError
-from ..inference.generation import StepCallback, TokenSequence, Watchers, generation_config
-from ..inference.image_processing import ImageProcessor, preprocess_images
-from ..inference.options import GeneratedSequence, GenerationOptions
+from ..inference.generation import StepCallback, Watchers, generation_config
+from ..inference.model import AnsweringModel, own_numbers, told_before
+from ..inference.options import GenerationOptions
 from ..inference.quantisation import check_quantization
 from ..inference.weights import content_identity
 from ..inference.wide_products import wide_products
@@ -27,11 +26,10 @@ from .memory import encoding_bytes, generating_bytes
 from .network import PaliGemmaNetwork
 from .text_processing import TextProcessor
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+_PRODUCTS = (nn.Linear, nn.Conv2d)
 
 
-class PaliGemmaModel:
+class PaliGemmaModel(AnsweringModel):
     """A PaliGemma checkpoint, of either generation, on one device. Calls from several threads take turns.
 
     Where neither the user nor ``generation_config.json`` says how many tokens an answer may have, it may have
@@ -107,11 +105,6 @@ class PaliGemmaModel:
         return self.network.embedding.dtype
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels that pictures are resized to."""
-        return self.config.image.height, self.config.image.width
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the weights. The matrix of words, which is head and embedding, exists once."""
         return sum(tensor.nbytes for tensor in [*self.network.parameters(), *self.network.buffers()])
@@ -126,11 +119,6 @@ class PaliGemmaModel:
         check_quantization(self.quantization, str(device), "auto")
         with self._turn:
             self.network.to(device)
-
-    @property
-    def image_processor(self) -> ImageProcessor:
-        """What :meth:`preprocess` does, in two steps and without the weights."""
-        return ImageProcessor(self.config.image)
 
     def encoding_bytes(self, images: int) -> int:
         """About how many bytes :meth:`encode_images` needs beside the weights for so many pictures."""
@@ -148,14 +136,6 @@ class PaliGemmaModel:
         beams = settings.num_beams or 1
         return pairs * generating_bytes(self.config, self.dtype.itemsize, beams, settings.max_new_tokens)
 
-    def preprocess(self, images: Sequence[Image]) -> Tensor:
-        """RGB pictures of any size to ``pixel_values`` ``[B, 3, H, W]``, float32, on the CPU."""
-        return preprocess_images(images, self.config.image)
-
-    def count_tokens(self, prompt: str) -> int:
-        """Tokens of a prompt, ``<bos>`` and the line feed after it included, those of the picture not."""
-        return len(self.text.encode(prompt))
-
     @torch.inference_mode()
     def encode_images(self, pixel_values: Tensor, on_step: StepCallback | None = None) -> Tensor:
         """``pixel_values`` ``[B, 3, S, S]`` to image features ``[B, N, D]``, ``N = (S / patch) ** 2``.
@@ -163,98 +143,21 @@ class PaliGemmaModel:
         Args:
             on_step: called with 0, many times on the way through the layers; it may raise to cancel.
         """
-        with self._turn, self._in_use(), _told(self.network.vision_tower, on_step):
+        with self._turn, self._in_use(), told_before(_PRODUCTS, self.network.vision_tower, on_step):
             return self.network.encode_images(pixel_values.to(self.device))
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        image_features: Tensor,
-        prompts: Sequence[str],
-        options: GenerationOptions | None = None,
-        on_step: StepCallback | None = None,
-        on_answer: Callable[[int, GeneratedSequence], None] | None = None,
-        is_wanted: Callable[[int], bool] | None = None,
-    ) -> list[GeneratedSequence]:
-        """Answer one prompt per row of image features.
-
-        Args:
-            image_features: ``[B, N, D]``, as :meth:`encode_images` gives them, on any device.
-            prompts: ``B`` literal prompts, without what stands around them: ``caption en``.
-            on_step: called many times on the way through the prompts with 0, then before each token with the
-                number of tokens so far; it may raise to cancel.
-            on_answer: called with the row and its answer as soon as that is there, before others perhaps.
-            is_wanted: asked about each row now and then. An answer that nobody wants any more ends where it
-                is, so that the others are not held up by it.
-
-        Raises:
-            ValueError: a prompt is too long or holds ``<image>``, or an option does not fit the checkpoint.
-        """
-        if len(prompts) != image_features.shape[0]:
-            raise ValueError(
-                f"{image_features.shape[0]} rows of image features came with {len(prompts)} prompts."
-            )
-        if not prompts:
-            return []
-        answers: dict[int, GeneratedSequence] = {}
-
-        def keep(row: int, answer: TokenSequence) -> None:
-            answers[row] = self._decoded(answer)
-            if on_answer is not None:
-                on_answer(row, answers[row])
-
+    def _answer(
+        self, image_features: Tensor, prompts: Sequence[str], options: GenerationOptions, watchers: Watchers
+    ) -> None:
         with self._turn, self._in_use():
-            generate(
-                self.config,
-                self._decoder,
-                image_features.to(device=self.device, dtype=self.dtype),
-                [self._encode(prompt) for prompt in prompts],
-                options or GenerationOptions(),
-                Watchers(on_step, keep, is_wanted),
-            )
-        return [answers[row] for row in range(len(prompts))]
-
-    def _decoded(self, answer: TokenSequence) -> GeneratedSequence:
-        new = answer.token_ids[1:]  # the first is the end of the prompt
-        return GeneratedSequence(
-            answer.token_ids,
-            self.text.decode(new),
-            answer.truncated,
-            answer.sequence_score,
-            answer.token_scores,
-            None if answer.token_scores is None else tuple(self.text.spans(new)),
-        )
+            features = image_features.to(device=self.device, dtype=self.dtype)
+            ids = [self._encode(prompt) for prompt in prompts]
+            generate(self.config, self._decoder, features, ids, options, watchers)
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
         """For the length of a block, numbers are ours to choose, also within another's autocast."""
         with ExitStack() as stack:
-            if self.device.type in ("cpu", "cuda"):
-                stack.enter_context(torch.autocast(self.device.type, enabled=False))
+            stack.enter_context(own_numbers(self.device))
             stack.enter_context(wide_products(self.dtype, self.device))
             yield
-
-    def _encode(self, prompt: str) -> list[int]:
-        ids = self.text.encode(prompt)
-        room = self.config.max_prompt_tokens
-        if len(ids) > room:
-            raise ValueError(
-                f"The prompt has {len(ids)} tokens; beside the picture there is room for {room}. "
-                f"Shorten it: {prompt[:60]!r}..."
-            )
-        return ids
-
-
-@contextmanager
-def _told(part: nn.Module, on_step: StepCallback | None) -> Iterator[None]:
-    """For the length of a block, call ``on_step(0)`` before each matrix product inside ``part``.
-
-    A batch takes the vision tower seconds on a CPU: too long to wait for who wants to stop it.
-    """
-    with ExitStack() as hooks:
-        if on_step is not None:
-            tell = on_step
-            for module in part.modules():
-                if isinstance(module, (nn.Linear, nn.Conv2d)):
-                    hooks.callback(module.register_forward_pre_hook(lambda *_: tell(0)).remove)
-        yield
