@@ -25,18 +25,35 @@ __all__ = ["begins_with_tags", "prose_position"]
 
 _LEAST_TAGS = 3  # by which an unknown text is recognised
 _ARTICLES = frozenset(["a", "an", "the"])
+_VERBS = frozenset(
+    [
+        "is", "are", "was", "were", "has", "have", "had", "does", "appears", "seems", "depicts", "shows",
+        "features", "includes", "stands", "sits",
+    ]
+)  # fmt: skip
 _COUNT = re.compile(r"[0-9]+\+?(?:girl|boy|other)s?")
 _FULL_STOP = re.compile(r"[.。][\"'”’)\]]*\Z")
+_STOP = re.compile(r"[.!?。！？][\"'”’)\]]*\Z")
 
 
 def begins_with_tags(line: str) -> bool:
-    """Whether a line of unknown origin is surely of this form: three tags or more, one with an underscore,
-    and prose."""
+    """Whether a line of unknown origin is surely of this form: three tags or more, one with an underscore and
+    none with a full stop, and prose that is more than words which tags may have, too (``looking at viewer``).
+    """
     if "_" not in line:
         return False
     position = prose_position(line)
-    tags = [tag for tag in line[:position].split(",") if tag.strip()]
-    return position < len(line) and len(tags) >= _LEAST_TAGS and any(map(_has_underscore, tags))
+    tags = [tag.strip() for tag in line[:position].split(",") if tag.strip()]
+    if len(tags) < _LEAST_TAGS or not any(map(_has_underscore, tags)):
+        return False
+    return not any(map(_FULL_STOP.search, tags[:-1])) and _is_surely_prose(line[position:])
+
+
+def _is_surely_prose(text: str) -> bool:
+    """Whether it ends in a full stop, or holds a sentence or a verb; it may be short, and cut off."""
+    pieces = text.split(",")
+    has_verb = any(not _VERBS.isdisjoint(piece.lower().split()[1:]) for piece in pieces)
+    return has_verb or bool(_STOP.search(text.strip())) or any(map(_is_sentence, pieces))
 
 
 def prose_position(line: str) -> int:

@@ -149,6 +149,13 @@ def test_an_unknown_text_is_recognised_only_if_it_is_sure() -> None:
     assert split_mixed("tree, blue_sky, sunset, golden light, the water is calm") == MixedParts(
         "golden light, the water is calm", "tree, blue_sky, sunset"
     )
+    for tags in (
+        "long_hair, 1girl, smile, the legend of zelda",
+        "a_b, hat, looking at viewer, long hair",
+    ):
+        assert split_mixed(tags) == MixedParts(tags=tags)
+    sentence = "She wears a blue dress, a hat, and red shoes., blue_sky, hat, a cat"
+    assert split_mixed(sentence) == MixedParts(sentence)
     with_analysis = f"{TAGS}, {PROSE}\n\ncamera_angle: portrait, text: NA"
     assert split_mixed(with_analysis) == MixedParts(PROSE, TAGS, "camera_angle: portrait, text: NA")
 
