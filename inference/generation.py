@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from .errors import UnfitError
 from .options import GenerationOptions
 from .rules import rules_of
 from .search import Decoder, Found, Onlookers, SearchSettings, SearchState, search
@@ -49,10 +50,10 @@ def generation_config(
         positions: places of the decoder; one answer has at most that many new tokens.
 
     Raises:
-        ValueError: the user's ``max_new_tokens`` is above ``positions``; a checkpoint's own is lowered to it.
+        UnfitError: the user's ``max_new_tokens`` is above ``positions``; a checkpoint's own is lowered to it.
     """
     if options.max_new_tokens is not None and options.max_new_tokens > positions:
-        raise ValueError(
+        raise UnfitError(
             f"max_new_tokens is {options.max_new_tokens}; the decoder of this checkpoint has "
             f"{positions} positions. Choose at most {positions}."
         )

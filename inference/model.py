@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .errors import UnfitError
 from .generation import StepCallback, TokenSequence, Watchers
 from .image_processing import ImageProcessor, preprocess_images
 from .image_settings import ImageProcessingConfig
@@ -80,7 +81,7 @@ class AnsweringModel(ABC):
                 is, so that the others are not held up by it.
 
         Raises:
-            ValueError: a prompt is too long or holds what it must not, or an option does not fit the
+            UnfitError: a prompt is too long or holds what it must not, or an option does not fit the
                 checkpoint.
         """
         if len(prompts) != image_features.shape[0]:
@@ -110,12 +111,12 @@ class AnsweringModel(ABC):
         """Token ids of a prompt that the network has room for.
 
         Raises:
-            ValueError: it has not.
+            UnfitError: it has not.
         """
         text: _Text = self.text
         ids, room = text.encode(prompt), self.config.max_prompt_tokens
         if len(ids) > room:
-            raise ValueError(
+            raise UnfitError(
                 f"The prompt has {len(ids)} tokens; beside the picture there is room for {room}. "
                 f"Shorten it: {prompt[:60]!r}..."
             )

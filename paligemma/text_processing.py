@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
-from ..inference.errors import CheckpointError
+from ..inference.errors import CheckpointError, UnfitError
 from ..inference.json_files import read_json
 from ..inference.token_spans import token_spans
 
@@ -61,11 +61,11 @@ class TextProcessor:
         """Token ids of what follows the picture: ``<bos>``, the prompt, a line feed.
 
         Raises:
-            ValueError: the prompt holds ``<image>``.
+            UnfitError: the prompt holds ``<image>``.
         """
         ids: list[int] = self.tokenizer.encode(f"{prompt}\n", add_special_tokens=False).ids
         if self.image_token_id in ids:
-            raise ValueError(f"The prompt holds {IMAGE_TOKEN}. Leave it out: the picture is put before it.")
+            raise UnfitError(f"The prompt holds {IMAGE_TOKEN}. Leave it out: the picture is put before it.")
         return [self._bos, *ids]
 
     def decode(self, token_ids: Sequence[int]) -> str:

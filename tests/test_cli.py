@@ -240,6 +240,24 @@ def test_truncated_answers_say_so(promptgen: Promptgen) -> None:
     assert lines_of(promptgen("caption", IMAGES[0], *options))[0]["truncated"] is True
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--max-new-tokens", 5000), "Choose at most 1024"),
+        (("-i", "PROMPT", "--text-input", "word " * 3000), "there is room for"),
+    ],
+    ids=["answer", "prompt"],
+)
+def test_what_does_not_fit_the_checkpoint_is_told_in_a_line(
+    promptgen: Promptgen, options: tuple[Any, ...], told: str
+) -> None:
+    ended = promptgen("caption", IMAGES[0], "--model", REFERENCE, "--device", "cpu", *options)
+    assert ended.status == 1
+    assert told in ended.stderr
+    assert ended.stderr.startswith("error: ")
+    assert "Traceback" not in ended.stderr
+
+
 def test_tags_are_edited_as_asked(promptgen: Promptgen) -> None:
     ended = promptgen(
         "caption", IMAGES[0], *QUICK, "--prefix", "my_style", "--suffix", "best quality",
