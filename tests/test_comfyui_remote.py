@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from promptgen.captioning import INSTRUCTIONS
+from promptgen.captioning.instructions import instructions_of
 from promptgen.serving.settings import Limits, ServerSettings
 from promptgen.training.demo.scenes import draw_scene
 
@@ -100,7 +101,7 @@ def failure(entry: Entry) -> str:
 # What it gives ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+@pytest.mark.parametrize("instruction", instructions_of("florence2"))
 def test_texts_are_the_local_nodes(own: Host, server: ServerProcess, instruction: str) -> None:
     """Regions are the vision node's."""
     asked = {"instruction": instruction, "text_input": TEXT_INPUT[INSTRUCTIONS[instruction].input]}

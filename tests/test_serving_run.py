@@ -53,7 +53,7 @@ def test_it_tells_where_it_listens_and_answers_there(demo_server: ServerProcess)
     answer = httpx.post(f"{demo_server.url}/v1/captions", json=ask(picture("circle", "red")), timeout=120)
     assert answer.status_code == 200, answer.text
     [(labels, size)] = metric(demo_server.url, "model_bytes").items()
-    assert re.fullmatch(r'device="\w+",dtype="\w+",model="demo"', labels)
+    assert re.fullmatch(r'device="\w+",dtype="\w+",model="demo",quantization="none"', labels)
     assert size > 1e6
 
 
