@@ -5,7 +5,6 @@ Plain data: reading a configuration loads neither torch nor transformers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from ..inference.errors import CheckpointError
 from ..inference.generation_settings import generation_settings
 from ..inference.image_settings import ImageProcessingConfig, image_settings
-from ..inference.json_files import read_json
+from ..inference.json_files import read_json, states_model_type
 
 IMAGE_FEATURE_SOURCES = ("spatial_avg_pool", "temporal_avg_pool", "last_frame")
 
@@ -159,12 +158,7 @@ class Florence2Config:
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether ``folder/config.json`` says that this is a Florence-2 checkpoint. Reads that one file only."""
-    try:
-        with open(folder / "config.json", encoding="utf-8") as file:
-            raw = json.load(file)
-    except (OSError, ValueError):
-        return False
-    return isinstance(raw, dict) and raw.get("model_type") == "florence2"
+    return states_model_type(folder, "florence2")
 
 
 def _vision_config(raw: Mapping[str, Any]) -> VisionConfig:

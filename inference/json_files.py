@@ -25,3 +25,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} holds a {type(raw).__name__}, not a JSON object.")
     return raw
+
+
+def states_model_type(folder: Path, model_type: str) -> bool:
+    """Whether ``folder/config.json`` says that this is a checkpoint of that type; no other is read."""
+    try:
+        return read_json(folder / "config.json").get("model_type") == model_type
+    except CheckpointError:
+        return False

@@ -22,9 +22,10 @@ from .inputs import (
     tag_inputs,
     text_output,
 )
+from .long_prompt import LONG_PROMPT, NONE
 
 _MOST_ERRORS = 2**31 - 1
-PRESETS = ["none", "long-prompt"]
+PRESETS = [NONE, LONG_PROMPT]
 
 
 class PromptGenCaptionFolder(io.ComfyNode):

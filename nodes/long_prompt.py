@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+AUTO, LONG_PROMPT, NONE = "auto", "long-prompt", "none"
+"""Of inputs called ``preset``: where it fits, always, never."""
+
 
 @dataclass(frozen=True)
 class LongPromptSettings:

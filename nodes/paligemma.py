@@ -22,11 +22,10 @@ from .inputs import (
     text_output,
 )
 from .limits import MOST_BEAMS, MOST_NEW_TOKENS
-from .long_prompt import LongPromptSettings
+from .long_prompt import AUTO, LONG_PROMPT, NONE, LongPromptSettings
 
 PALIGEMMA_CHECKPOINT = "paligemma-longprompt-v1-safetensors"
 PALIGEMMA_INSTRUCTIONS = tuple(dict.fromkeys(["LONG_PROMPT", *instructions_of(PALIGEMMA)]))
-AUTO, LONG_PROMPT, NONE = "auto", "long-prompt", "none"
 _FIRST = LongPromptSettings()  # what the inputs of a new node hold
 
 

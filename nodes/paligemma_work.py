@@ -21,9 +21,9 @@ from ..captioning import (
     find_instruction,
 )
 from .inputs import require_texts
-from .long_prompt import LongPromptSettings
+from .long_prompt import AUTO, LONG_PROMPT, NONE, LongPromptSettings
 from .model import ModelChoice
-from .paligemma import AUTO, LONG_PROMPT, NONE, PALIGEMMA_CHECKPOINT
+from .paligemma import PALIGEMMA_CHECKPOINT
 from .work import Settings, tags_of
 
 logger = logging.getLogger(__name__)

@@ -24,6 +24,7 @@ from ..captioning import (
 from ..models_cache import DEFAULT_MODEL
 from . import host
 from .inputs import frames, no_images, require_texts
+from .long_prompt import NONE
 from .model import ModelChoice
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class CaptionSettings(Settings):
     exclude_tags: str = ""
     replace: str = ""
     underscores: str = "keep"
-    preset: str = "none"
+    preset: str = NONE
 
     def options(self) -> CaptionOptions:
         """See :meth:`Settings.options`."""
@@ -104,7 +105,7 @@ class CaptionSettings(Settings):
             replace=self.replace,
             underscores=self.underscores,  # type: ignore[arg-type]
         )
-        if self.preset != "none":
+        if self.preset != NONE:
             return apply_preset(self.preset, CaptionOptions(GenerationOptions(seed=self.seed), tags))
         return CaptionOptions(generation=generation, tags=tags)
 

@@ -6,7 +6,6 @@ the default of transformers' class, so that the defaults stand here too.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 from ..inference.errors import CheckpointError
 from ..inference.generation_settings import generation_settings
 from ..inference.image_settings import ImageProcessingConfig, image_settings
-from ..inference.json_files import read_json
+from ..inference.json_files import read_json, states_model_type
 
 logger = logging.getLogger(__name__)
 
@@ -144,12 +143,7 @@ class PaliGemmaConfig:
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether ``folder/config.json`` says that this is a PaliGemma checkpoint. Reads that one file only."""
-    try:
-        with open(folder / "config.json", encoding="utf-8") as file:
-            raw = json.load(file)
-    except (OSError, ValueError):
-        return False
-    return isinstance(raw, dict) and raw.get("model_type") == "paligemma"
+    return states_model_type(folder, "paligemma")
 
 
 # Defaults of transformers' SiglipVisionConfig, GemmaConfig and Gemma2Config; and of PaliGemmaConfig, for a
