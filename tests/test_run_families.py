@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet
 import pytest
 from promptgen.captioning import (
     Captioner,
@@ -170,6 +173,29 @@ def test_answers_that_fall_short_are_kept_and_marked(folder: Folder, album: Path
     assert "at least 500 words; asked again 2 times at most" in told, "among the settings"
     for name in ("0.png", "1.png", "2.png"):
         assert name in told
+
+
+def test_tables_mark_what_falls_short(folder: Folder, album: Path, tmp_path: Path) -> None:
+    flags = ("--model", "demo", "-i", "CAPTION:told,OD", "--min-words", "19")
+    tables = {form: tmp_path / f"captions.{form}" for form in ("jsonl", "csv", "parquet")}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for table in tables.values():
+        assert folder(*flags, "--output", table).status == 0
+    rows["jsonl"] = list(map(json.loads, tables["jsonl"].read_text(encoding="utf-8").splitlines()))
+    with open(tables["csv"], encoding="utf-8", newline="") as stream:
+        rows["csv"] = [{**row, "unmet": row["unmet"] or None} for row in csv.DictReader(stream)]
+    rows["parquet"] = pyarrow.parquet.read_table(tables["parquet"]).to_pylist()
+    for form, found in rows.items():
+        counts = [len(row["told"].split()) for row in found]
+        assert min(counts) < 19 <= max(counts)
+        assert [row["unmet"] for row in found] == [
+            None if words >= 19 else f"told: {words} words of at least 19" for words in counts
+        ], form
+    assert folder("--model", "demo", "-i", "CAPTION", "--output", tmp_path / "plain.csv").status == 0
+    assert (tmp_path / "plain.csv").read_text(encoding="utf-8").startswith("image,width,height,CAPTION\n")
+    taken = folder("--model", "demo", "-i", "CAPTION:unmet", "--min-words", "19", "--output", tables["csv"])
+    assert taken.status == 1
+    assert "two columns would be called 'unmet'" in taken.stderr
 
 
 def test_an_answer_that_meets_the_conditions_is_not_asked_again(

@@ -256,7 +256,9 @@ class FolderRun:
         )  # fmt: skip
 
     def _make_outputs(self) -> list[Output]:
-        return make_outputs(replace(self._options.output, errors=self._errors), self._tell)
+        marks = self._options.captions.retries.judges
+        output = replace(self._options.output, errors=self._errors, marks=marks)
+        return make_outputs(output, self._tell)
 
     def _told_settings(self) -> dict[str, str]:
         """What shapes this run, for people."""

@@ -13,7 +13,7 @@ from typing import Any
 from ..records import Record
 from ..stores.paths import Place, StorePath
 from .base import OnProblem, OutputError
-from .texts import Column, check_columns, texts_of
+from .texts import UNMET, Column, check_columns, texts_of, unmet_of
 
 __all__ = ["CsvLines", "ErrorLines", "ImageFolderLines", "JsonLines", "readable"]
 
@@ -25,10 +25,11 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _row(record: Record, columns: Sequence[Column]) -> dict[str, Any]:
-    """One picture: its name, its size, and its answers, each by the name of its column."""
+def _row(record: Record, columns: Sequence[Column], *, marks: bool) -> dict[str, Any]:
+    """One picture: its name, its size, its answers, each by the name of its column, and what they lack."""
     width, height = record.size or (None, None)
-    return {"image": record.name, "width": width, "height": height, **texts_of(record, columns)}
+    marked = {UNMET: unmet_of(record, columns)} if marks else {}
+    return {"image": record.name, "width": width, "height": height, **texts_of(record, columns), **marked}
 
 
 def _json_line(row: Mapping[str, Any]) -> bytes:
@@ -67,29 +68,37 @@ class JsonLines(_CaptionLines):
 
     Args:
         details: add ``results``, with all that is known of each answer: tags, regions, the analysis.
+        marks: add ``unmet``, null where the answers meet the conditions of the run.
     """
 
-    def __init__(self, columns: Sequence[Column], *, details: bool = False) -> None:
-        super().__init__(columns, [*_OWN_COLUMNS, "results"])
+    def __init__(self, columns: Sequence[Column], *, details: bool = False, marks: bool = False) -> None:
+        super().__init__(columns, [*_OWN_COLUMNS, "results", *([UNMET] if marks else [])])
         self._details = details
+        self._marks = marks
 
     def line(self, record: Record) -> bytes:
-        row = _row(record, self._columns)
+        row = _row(record, self._columns, marks=self._marks)
         return _json_line({**row, "results": list(record.results)} if self._details else row)
 
 
 class CsvLines(_CaptionLines):
-    """One row for each picture, with a header; fields are quoted where they must be."""
+    """One row for each picture, with a header; fields are quoted where they must be.
 
-    def __init__(self, columns: Sequence[Column]) -> None:
-        super().__init__(columns, _OWN_COLUMNS)
-        self.layout = [*_OWN_COLUMNS, *(column.name for column in columns)]
+    Args:
+        marks: add a column ``unmet``, empty where the answers meet the conditions of the run.
+    """
+
+    def __init__(self, columns: Sequence[Column], *, marks: bool = False) -> None:
+        marked = [UNMET] if marks else []
+        super().__init__(columns, [*_OWN_COLUMNS, *marked])
+        self._marks = marks
+        self.layout = [*_OWN_COLUMNS, *(column.name for column in columns), *marked]
 
     def header(self) -> bytes:
         return _csv_line(self.layout)
 
     def line(self, record: Record) -> bytes:
-        return _csv_line(_row(record, self._columns).values())
+        return _csv_line(_row(record, self._columns, marks=self._marks).values())
 
     def fits(self, path: Path) -> bool:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as stream:

@@ -103,6 +103,7 @@ class OutputOptions:
     redo_damaged: bool = False
     same_stem: SameStem = SameStem.ERROR
     details: bool = False  # JSON lines with all that is known of each answer
+    marks: bool = False  # tables tell which answers fail the conditions of the run's RetryOptions
     drawn: tuple[Drawn, ...] = ()  # pictures of the regions
     background: Background = DEFAULT_BACKGROUND  # behind transparent pixels of pictures that are drawn on
     select: str = ""  # of forms of regions and drawings: which regions, see `select_regions`
@@ -294,9 +295,9 @@ def _make(form: Form, options: OutputOptions, disk: Disk, on_problem: OnProblem)
         return WholeFile(form.value, path, content, existing=options.existing, disk=disk)
     lines: Lines
     if form is Form.JSONL:
-        lines = JsonLines(columns, details=options.details)
+        lines = JsonLines(columns, details=options.details, marks=options.marks)
     elif form is Form.CSV:
-        lines = CsvLines(columns)
+        lines = CsvLines(columns, marks=options.marks)
     else:
         alone = len(columns) == 1 and not options.columns[0].name
         lines = ImageFolderLines(
@@ -308,7 +309,7 @@ def _make(form: Form, options: OutputOptions, disk: Disk, on_problem: OnProblem)
 def _whole(form: Form, columns: Sequence[Column], options: OutputOptions) -> Content:
     """What stands in a file that is written at the end."""
     if form is Form.PARQUET:
-        return Parquet(columns)
+        return Parquet(columns, marks=options.marks)
     if form is Form.KOHYA:
         return _kohya(columns, options)
     asked = [column.instruction for column in columns]

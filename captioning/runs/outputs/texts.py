@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...instructions import find_instruction
 from ..records import Record
 from .base import OutputError
 
-__all__ = ["Column", "check_columns", "columns_of", "text_of", "texts_of"]
+__all__ = ["UNMET", "Column", "check_columns", "columns_of", "text_of", "texts_of", "unmet_of"]
+
+UNMET = "unmet"  # the column of tables that tells which answers fall short of what was asked of them
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,22 @@ def texts_of(record: Record, columns: Sequence[Column]) -> dict[str, str | None]
 
 def text_of(record: Record, position: int, column: Column) -> str | None:
     """The text of the answer to the instruction at ``position`` of the run."""
+    result = _result_of(record, position, column)
+    return None if result is None else str(result["text"])
+
+
+def unmet_of(record: Record, columns: Sequence[Column]) -> str | None:
+    """What the answers lack or have too much that were kept though they fail the conditions of the run's
+    ``RetryOptions``, for people; of several columns, each after its name. None if all are good."""
+    results = [(column.name, _result_of(record, position, column)) for position, column in enumerate(columns)]
+    reasons = [(name, result["unmet"]) for name, result in results if result and result.get("unmet")]
+    return "; ".join(reason if len(columns) == 1 else f"{name}: {reason}" for name, reason in reasons) or None
+
+
+def _result_of(record: Record, position: int, column: Column) -> dict[str, Any] | None:
     results = record.results
     at = [results[position]] if position < len(results) else []
     for result in [*at, *results]:  # a run may ask the same twice, so the position comes first
         if result["instruction"] == column.instruction:
-            return str(result["text"])
+            return result
     return None

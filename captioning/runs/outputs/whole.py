@@ -17,7 +17,7 @@ from .disk import Disk, place_for, telling, temporary_of
 from .existing import Existing
 from .extent import Extent, refuse_foreign
 from .lines import readable
-from .texts import Column, check_columns, texts_of
+from .texts import UNMET, Column, check_columns, texts_of, unmet_of
 
 __all__ = ["KohyaMetadata", "Parquet", "WholeFile", "kohya_name"]
 
@@ -116,10 +116,15 @@ class WholeFile:
 
 
 class Parquet:
-    """A table with one row for each picture."""
+    """A table with one row for each picture.
 
-    def __init__(self, columns: Sequence[Column]) -> None:
-        check_columns(columns, ["image", "width", "height"])
+    Args:
+        marks: add a column ``unmet``, null where the answers meet the conditions of the run.
+    """
+
+    def __init__(self, columns: Sequence[Column], *, marks: bool = False) -> None:
+        self._marked = [UNMET] if marks else []
+        check_columns(columns, ["image", "width", "height", *self._marked])
         self._columns = columns
 
     def check(self) -> None:
@@ -134,7 +139,8 @@ class Parquet:
         """Group by group."""
         arrow, parquet = _pyarrow()
         numbers = [("width", arrow.int32()), ("height", arrow.int32())]
-        texts = [(column.name, arrow.string()) for column in self._columns]
+        names = [column.name for column in self._columns] + self._marked
+        texts = [(name, arrow.string()) for name in names]
         schema = arrow.schema([("image", arrow.string()), *numbers, *texts])
         with parquet.ParquetWriter(stream, schema) as writer:
             rows: list[dict[str, Any]] = []
@@ -149,6 +155,7 @@ class Parquet:
     def _row(self, record: Record) -> dict[str, Any]:
         width, height = record.size or (None, None)
         texts = texts_of(record, self._columns)
+        texts.update({name: unmet_of(record, self._columns) for name in self._marked})
         return {
             "image": readable(record.name),
             "width": width,
