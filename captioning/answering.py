@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..inference import GeneratedSequence, GenerationOptions
@@ -38,33 +37,50 @@ _TILES_SHARE = 0.5
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What there is to a picture that is to be asked again: by the number of the answer, those that are good,
+    and how often the others were asked."""
+
+    answers: Mapping[int, Result]
+    attempts: Mapping[int, int]
+
+
+@dataclass(frozen=True)
 class Asked:
     """A picture that was read, and what is asked about it."""
 
     picture: Picture
     instructions: tuple[Instruction, ...]
     options: CaptionOptions
+    begun: Begun | None = field(default=None, compare=False)  # by a batch that was left, see `Onlookers`
 
     @property
     def generation(self) -> GenerationOptions:
-        """How its answers are generated; what is generated alike can be in one batch."""
-        if not self.options.vision.with_scores:
-            return self.options.generation
-        return dataclasses.replace(self.options.generation, output_scores=True)
+        """How its answers are generated next; what is generated alike can be in one batch."""
+        if self.begun is None:
+            return self.generation_of(0)
+        numbers = set(range(self._count)) - set(self.begun.answers)
+        return self.generation_of(min(self.begun.attempts.get(number, 0) for number in numbers))
 
     def generation_of(self, attempt: int) -> GenerationOptions:
         """How an answer is generated for the first time (0), or when it is asked again.
 
         Each attempt has a seed of its own; without one, chance is another every time anyhow.
         """
-        generation = self.generation
+        generation = self.options.generation
+        if self.options.vision.with_scores:
+            generation = dataclasses.replace(generation, output_scores=True)
         if generation.seed is None or not attempt:
             return generation
         return dataclasses.replace(generation, seed=(generation.seed + attempt) % 2**64)
 
     @property
     def answers(self) -> int:
-        """How many answers of the model its results are made of."""
+        """How many answers of the model are still to be had for its results."""
+        return self._count - (len(self.begun.answers) if self.begun else 0)
+
+    @property
+    def _count(self) -> int:
         return sum(len(question.prompts) for view in self.picture.views for question in view.questions)
 
 
@@ -75,6 +91,10 @@ class Onlookers:
     on_step: StepCallback | None = None  # see `Captioner.stream`
     on_results: Callable[[int, tuple[Result, ...]], None] | None = None  # all of a picture's, once
     is_wanted: Callable[[int], bool] | None = None  # asked often; if not, no more is done for the picture
+    # Asked before answers that fall short are asked again: if others wait for the model, the pictures that
+    # are not done are left, for another batch to go on with, and `on_left` is told of each.
+    others_wait: Callable[[], bool] | None = None
+    on_left: Callable[[int, Begun], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +140,8 @@ class Answerer:
     def answer(
         self, model: LoadedModel, asked: Sequence[Asked], size: int, onlookers: Onlookers | None = None
     ) -> list[tuple[Result, ...]]:
-        """The results of each picture, in the order of its instructions; none for one that nobody wants.
+        """The results of each picture, in the order of its instructions; none for one that nobody wants, or
+        that was left to a later batch.
 
         An instruction about several regions, or about the tiles of a picture, has several answers, which
         become one result.
@@ -131,21 +152,23 @@ class Answerer:
         book = _Book(asked, onlookers or Onlookers())
         for pairs in _parts(book.pairs, size):
             self._look(_Work(model, size, book), pairs)
+        book.leave()
         return book.results
 
     def _look(self, work: _Work, pairs: Sequence[_Pair]) -> None:
         """Answer ``pairs``, those together that are generated alike, and again those that fall short."""
         book = work.book
-        pairs = [pair for pair in pairs if book.is_open(pair, 0)]
+        pairs = book.open_ones(pairs)
         features = self._encode(work.model, [pair.view for pair in pairs], book.onlookers.on_step)
-        for attempt in count():
+        while pairs:
             alike: dict[GenerationOptions, list[_Pair]] = {}
             for pair in pairs:
-                alike.setdefault(book.asked[pair.asked].generation_of(attempt), []).append(pair)
+                generation = book.asked[pair.asked].generation_of(book.attempts(pair))
+                alike.setdefault(generation, []).append(pair)
             for generation, group in alike.items():
-                self._generate(work, group, features, generation, attempt)
-            pairs = [pair for pair in pairs if book.is_open(pair, attempt + 1)]
-            if not pairs:
+                self._generate(work, group, features, generation)
+            pairs = book.open_ones(pairs)
+            if pairs and book.onlookers.others_wait is not None and book.onlookers.others_wait():
                 return
 
     def _generate(
@@ -154,17 +177,20 @@ class Answerer:
         pairs: Sequence[_Pair],
         features: Mapping[str, Tensor],
         generation: GenerationOptions,
-        attempt: int,
     ) -> None:
         """Answer ``pairs``, which are generated alike."""
         import torch
 
         model, book = work.model, work.book
         onlookers = book.onlookers
+        attempts = {pair: book.attempts(pair) for pair in pairs}
+
+        def is_open(pair: _Pair) -> bool:
+            return book.is_open(pair, attempts[pair])
 
         def answer(part: Sequence[_Pair]) -> Sequence[_Pair]:
             # Where memory ran out, some of them were there already.
-            left = [pair for pair in part if book.is_open(pair, attempt)]
+            left = [pair for pair in part if is_open(pair)]
             if left:
                 model.generate(
                     torch.stack([features[pair.view.key] for pair in left]),
@@ -172,7 +198,7 @@ class Answerer:
                     generation,
                     onlookers.on_step,
                     lambda row, sequence: book.put(left[row], sequence),
-                    None if onlookers.is_wanted is None else lambda row: book.is_open(left[row], attempt),
+                    None if onlookers.is_wanted is None else lambda row: is_open(left[row]),
                 )
             return part
 
@@ -228,7 +254,10 @@ class _Book:
         self._pairs = [list(_pairs_of(number, one)) for number, one in enumerate(asked)]
         self._answers: list[dict[_Pair, Result]] = [{} for _ in asked]
         self._attempts: dict[_Pair, int] = {}  # made in vain
-        for number, pairs in enumerate(self._pairs):
+        for number, (pairs, one) in enumerate(zip(self._pairs, asked, strict=True)):
+            if one.begun is not None:
+                self._answers[number] = {pairs[at]: answer for at, answer in one.begun.answers.items()}
+                self._attempts.update({pairs[at]: made for at, made in one.begun.attempts.items()})
             if not pairs:  # asked about no region
                 self._complete(number)
 
@@ -237,16 +266,38 @@ class _Book:
         """Of all pictures, in their order."""
         return (pair for pairs in self._pairs for pair in pairs)
 
+    def attempts(self, pair: _Pair) -> int:
+        """How many were made in vain."""
+        return self._attempts.get(pair, 0)
+
+    def open_ones(self, pairs: Sequence[_Pair]) -> list[_Pair]:
+        """Those of which an answer is wanted that is not there yet."""
+        return [pair for pair in pairs if self.is_open(pair, self.attempts(pair))]
+
+    def leave(self) -> None:
+        """Tell of the pictures that are still wanted and not done."""
+        for number, pairs in enumerate(self._pairs):
+            if self.onlookers.on_left is None or not self.open_ones(pairs):
+                continue
+            answers = self._answers[number]
+            self.onlookers.on_left(
+                number,
+                Begun(
+                    {at: answers[pair] for at, pair in enumerate(pairs) if pair in answers},
+                    {at: self.attempts(pair) for at, pair in enumerate(pairs) if pair in self._attempts},
+                ),
+            )
+
     def is_open(self, pair: _Pair, attempt: int) -> bool:
         """Whether an answer is wanted, not there yet, and to be had by this attempt (0 is the first)."""
-        if pair in self._answers[pair.asked] or self._attempts.get(pair, 0) != attempt:
+        if pair in self._answers[pair.asked] or self.attempts(pair) != attempt:
             return False
         is_wanted = self.onlookers.is_wanted
         return is_wanted is None or is_wanted(pair.asked)
 
     def put(self, pair: _Pair, sequence: GeneratedSequence) -> None:
         """There is an answer; one that falls short is forgotten, if it can be asked again."""
-        attempts = self._attempts.get(pair, 0)
+        attempts = self.attempts(pair)
         if not self.is_open(pair, attempts):
             return
         asked, answers = self.asked[pair.asked], self._answers[pair.asked]

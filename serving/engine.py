@@ -1,8 +1,13 @@
-"""The thread that has the model: it answers what waits longest, in batches."""
+"""The thread that has the model: it answers what waits longest, in batches.
+
+A picture whose answer falls short of its conditions is asked again in the same batch only while nobody else
+waits; otherwise it goes on behind those who do, with the same answers in the end.
+"""
 
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import logging
 import threading
 import time
@@ -17,7 +22,7 @@ from .requests import Job
 
 if TYPE_CHECKING:
     from ..captioning import GenerationOptions, Result
-    from ..captioning.answering import Answerer, Asked
+    from ..captioning.answering import Answerer, Asked, Begun
     from ..models_cache import LoadedModel
     from .models import ServedModel
     from .watch import Watch
@@ -32,7 +37,7 @@ _SMOOTHING = 0.2  # how much the last batch counts in what a picture takes
 class _Ready(NamedTuple):
     """A picture that was read."""
 
-    serial: int
+    serial: int  # by arrival; of one that was begun, that of the last who came before it went on
     job: Job
     asked: Asked
 
@@ -137,9 +142,22 @@ class Engine:
                     break
                 taken.append(one)
                 room -= one.asked.answers
-            gone = {one.serial for one in taken}
-            self._ready = [one for one in self._ready if one.serial not in gone]
+            gone = {one.job for one in taken}
+            self._ready = [one for one in self._ready if one.job not in gone]
         return taken
+
+    def _others_wait(self) -> bool:
+        """Whether anybody is there who is not in the batch."""
+        with self._changed:
+            return any(ready.job.is_wanted for ready in self._ready)
+
+    def _put_back(self, ready: _Ready, begun: Begun) -> None:
+        """Let a picture with answers that fall short go on when those have had their turn who wait now."""
+        asked = dataclasses.replace(ready.asked, begun=begun)
+        with self._changed:
+            last = max((one.serial for one in self._ready), default=ready.serial)
+            again = _Ready(max(last, ready.serial), ready.job, asked)
+            bisect.insort(self._ready, again, key=lambda one: one.serial)
 
     def _unlikeness(self, one: _Ready, other: _Ready) -> int:
         return self._lengths.unlikeness(one.job.request.model.name, one.instructions, other.instructions)
@@ -206,7 +224,14 @@ class Engine:
             self._lengths.saw(model, results)
             self._watch.answered(model, ready.instructions, began - accepted, now - accepted)
 
-        onlookers = Onlookers(on_step, on_results, lambda number: jobs[number].is_wanted)
+        left_over: list[tuple[_Ready, Begun]] = []
+        onlookers = Onlookers(
+            on_step,
+            on_results,
+            lambda number: jobs[number].is_wanted,
+            self._others_wait,
+            lambda number, begun: left_over.append((batch[number], begun)),
+        )
         try:
             answerer.answer(loaded, [ready.asked for ready in batch], size, onlookers)
         except _NobodyWaits:
@@ -218,7 +243,10 @@ class Engine:
                 return
         else:
             seconds = time.monotonic() - began
-            self.seconds_each += _SMOOTHING * (seconds / len(batch) - self.seconds_each)
+            for ready, begun in left_over:
+                self._put_back(ready, begun)
+            done = max(len(batch) - len(left_over), 1)
+            self.seconds_each += _SMOOTHING * (seconds / done - self.seconds_each)
             answers = sum(ready.asked.answers for ready in batch)
             self._watch.batch(jobs[0].request.model.name, len(batch), answers, seconds)
             return

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from promptgen.captioning import (
     TagOptions,
     parse_answer,
 )
-from promptgen.captioning.answering import Answerer, Onlookers
+from promptgen.captioning.answering import Answerer, Begun, Onlookers
 from promptgen.captioning.words import count_words
 from promptgen.models_cache import LoadedModel, ModelManager
 
@@ -242,6 +243,47 @@ def test_what_nobody_wants_any_more_is_not_asked_again(manager: ModelManager) ->
         assert watched.answer()[0] == ()
     assert watched.told == [(1, 1)]
     assert len(rows) <= 2
+
+
+def test_what_is_left_for_others_goes_on_where_it_was(
+    manager: ModelManager, alone: list[list[Result]]
+) -> None:
+    """Each batch does one attempt, as when others always wait, and one picture comes later."""
+    words = fewest_words(alone)
+    options = CaptionOptions(DRAWN, retries=RetryOptions(LIMIT, words))
+    engine = captioner(manager)
+    names = ["OCR", INSTRUCTION]
+    inquiry = engine.inquire(names, options)
+    results: dict[Path, tuple[Result, ...]] = {}
+    begun: Counter[Path] = Counter()
+    latest = next(path for path, one in zip(PICTURES, alone, strict=True) if kept(one, words) == LIMIT)
+    with engine.loaded() as model:
+        read = inquiry.reader(model.image_processor)
+        now = [(path, inquiry.asked(read(path))) for path in PICTURES]
+        later = now.pop(PICTURES.index(latest))
+        answerer = Answerer(FeatureCache())
+        for batch in itertools.count():
+            if not now:
+                break
+            left: dict[int, Begun] = {}
+            watching = Onlookers(others_wait=lambda: True, on_left=left.__setitem__)
+            asked = [one for _, one in now]
+            for (path, _), result in zip(now, answerer.answer(model, asked, 8, watching), strict=True):
+                results.update({path: result} if result else {})
+            assert len(results) + len(left) == len(PICTURES) - (not batch)
+            now = [
+                (now[number][0], dataclasses.replace(asked[number], begun=left[number])) for number in left
+            ]
+            begun.update(path for path, _ in now)
+            for path, one in now:
+                assert one.answers == 1, "OCR was answered"
+                assert one.generation.seed == 7 + begun[path]
+            if not batch:
+                now.append(later)
+    assert batch == LIMIT + 2
+    expected = captioner(manager, 8).caption(PICTURES, names, options)
+    assert [results[path] for path in PICTURES] == [one.results for one in expected]
+    assert [results[path][1].attempts for path in PICTURES] == [kept(one, words) + 1 for one in alone]
 
 
 def test_a_run_can_be_cancelled_while_it_asks_again(manager: ModelManager) -> None:

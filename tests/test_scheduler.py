@@ -22,6 +22,7 @@ from promptgen.captioning import (
     Captioner,
     CaptionOptions,
     GenerationOptions,
+    RetryOptions,
     TagOptions,
     TileOptions,
     VisionOptions,
@@ -227,6 +228,34 @@ def test_a_short_answer_does_not_wait_for_a_long_one(manager: ModelManager) -> N
     short, long = run(manager, work, watch=seen)
     assert seen.batches[-1] == (2, 2)
     assert short < long
+
+
+def test_what_is_asked_again_lets_those_go_first_who_wait(manager: ModelManager) -> None:
+    drawn = GenerationOptions(do_sample=True, num_beams=1, seed=3)
+    endless = CaptionOptions(generation=drawn, retries=RetryOptions(12, 1000))
+    seen, order = Seen(), []
+
+    async def work(scheduler: Scheduler) -> Any:
+        async def one(name: str, options: CaptionOptions, images: list[bytes]) -> Any:
+            answer = await scheduler.answer(ask("CAPTION", options=options), images)
+            order.append(name)
+            return answer
+
+        with held_up(manager):
+            requests = [asyncio.create_task(one("endless", endless, PICTURES[:1]))]
+            await asyncio.sleep(1)  # its batch is taken
+            for beams in (1, 2, 3):  # each needs a batch of its own
+                options = CaptionOptions(generation=GenerationOptions(num_beams=beams))
+                requests.append(asyncio.create_task(one(f"{beams} beams", options, PICTURES[2:3])))
+            await asyncio.sleep(1)
+        return (await asyncio.gather(*requests))[0]
+
+    again = run(manager, work, watch=seen)
+    assert order == ["1 beams", "2 beams", "3 beams", "endless"]
+    assert seen.batches == [(1, 1)] * 5, "and then it is not disturbed"
+    expected = demo(manager).caption(PICTURES[:1], "CAPTION", endless)
+    assert [rounded(one) for one in again] == [rounded(one) for one in expected]
+    assert {one.results[0].attempts for one in again} == {13}
 
 
 def test_work_that_nobody_waits_for_is_dropped_also_in_the_running_batch(manager: ModelManager) -> None:
