@@ -17,15 +17,14 @@ from .inputs import (
     instruction_input,
     known_instructions,
     model_input,
+    preset_input,
     sampling_inputs,
     shown,
     tag_inputs,
     text_output,
 )
-from .long_prompt import LONG_PROMPT, NONE
 
 _MOST_ERRORS = 2**31 - 1
-PRESETS = [NONE, LONG_PROMPT]
 
 
 class PromptGenCaptionFolder(io.ComfyNode):
@@ -209,14 +208,7 @@ def _run_inputs() -> list[Any]:
             tooltip="Forget what earlier runs have done, but not their captions: those count as there, and "
             "'existing' says what becomes of them. Off: go on where the last run ended.",
         ),
-        io.Combo.Input(
-            "preset",
-            options=PRESETS,
-            optional=True,
-            default=PRESETS[0],
-            tooltip="long-prompt: sample, ask again and clean up as the script published with the PaliGemma "
-            "long-prompt model does; of this node's own settings of generation only the seed counts then.",
-        ),
+        preset_input(),
     ]
 
 

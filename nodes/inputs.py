@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from .. import captioning, models_cache
 from . import host
 from .limits import MOST_BEAMS, MOST_NEW_TOKENS
+from .long_prompt import LONG_PROMPT, NONE
 
 if TYPE_CHECKING:
     import numpy
@@ -141,6 +142,18 @@ def generation_inputs() -> list[Any]:
             tooltip="Cut an answer off after so many tokens. Answers end by themselves, mostly long before.",
         ),
     ]
+
+
+def preset_input() -> Any:
+    """All settings of an answer at once. What is chosen here stands in the place of the node's own."""
+    return io.Combo.Input(
+        "preset",
+        options=[NONE, LONG_PROMPT],
+        optional=True,
+        default=NONE,
+        tooltip="long-prompt: sample, ask again and clean up as the script published with the PaliGemma "
+        "long-prompt model does; of this node's own settings of generation only the seed counts then.",
+    )
 
 
 def sampling_inputs(

@@ -1,8 +1,13 @@
-"""What a new PaliGemma node is filled with: the settings of the published long-prompt script."""
+"""The preset ``long-prompt`` on nodes: what the PaliGemma node begins with, and answers that fall short."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+logger = logging.getLogger(__name__)
 
 AUTO, LONG_PROMPT, NONE = "auto", "long-prompt", "none"
 """Of inputs called ``preset``: where it fits, always, never."""
@@ -29,3 +34,26 @@ class LongPromptSettings:
     remove_brackets: str = "()[]{}"
     max_word_length: int = 30  # 0: none is too long
     drop_underscored: bool = False
+
+
+def with_notes(node: str, texts: Sequence[str], marks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The texts as a node shows them: before one that was kept though it falls short, what is wrong with it.
+    The log has that, too.
+
+    Args:
+        node: what the node is called.
+        marks: of each text, ``attempts`` and ``unmet`` as ``Result.to_dict`` has them.
+    """
+    return list(_with_notes(node, texts, marks))
+
+
+def _with_notes(node: str, texts: Sequence[str], marks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for number, (text, mark) in enumerate(zip(texts, marks, strict=True), start=1):
+        if not (unmet := mark.get("unmet")):
+            yield text
+            continue
+        attempts = mark.get("attempts", 1)
+        times = "" if attempts == 1 else f" after {attempts} tries"
+        note = f"Kept{times}: {unmet}."
+        logger.warning("%s, image %d of %d: %s", node, number, len(texts), note)
+        yield f"{note}\n\n{text}"

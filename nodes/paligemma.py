@@ -22,7 +22,7 @@ from .inputs import (
     text_output,
 )
 from .limits import MOST_BEAMS, MOST_NEW_TOKENS
-from .long_prompt import AUTO, LONG_PROMPT, NONE, LongPromptSettings
+from .long_prompt import AUTO, LONG_PROMPT, NONE, LongPromptSettings, with_notes
 
 PALIGEMMA_CHECKPOINT = "paligemma-longprompt-v1-safetensors"
 PALIGEMMA_INSTRUCTIONS = tuple(dict.fromkeys(["LONG_PROMPT", *instructions_of(PALIGEMMA)]))
@@ -102,7 +102,7 @@ class PromptGenPaliGemma(io.ComfyNode):
 
     @classmethod
     def execute(cls, **lists: list[Any]) -> Any:
-        from .paligemma_work import PaliGemmaSettings, note_of, parts_of
+        from .paligemma_work import PaliGemmaSettings, parts_of
         from .work import Work, caption_all
 
         work = []
@@ -113,8 +113,7 @@ class PromptGenPaliGemma(io.ComfyNode):
         results = [answer for (answer,) in caption_all(work)]
         texts = [result.text for result in results]
         prose, tags = zip(*map(parts_of, results), strict=True)
-        notes = [note_of(number, result, len(results)) for number, result in enumerate(results, start=1)]
-        told = [f"{note}\n\n{text}" if note else text for note, text in zip(notes, texts, strict=True)]
+        told = with_notes("PaliGemma Captioner", texts, [result.to_dict() for result in results])
         return io.NodeOutput(texts, list(prose), list(tags), ui=shown(told))
 
 

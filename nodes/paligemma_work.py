@@ -6,7 +6,6 @@ Apart from the node's schema because it needs the engine, and ComfyUI's start mu
 from __future__ import annotations
 
 import dataclasses
-import logging
 from dataclasses import dataclass
 
 from ..captioning import (
@@ -25,8 +24,6 @@ from .long_prompt import AUTO, LONG_PROMPT, NONE, LongPromptSettings
 from .model import ModelChoice
 from .paligemma import PALIGEMMA_CHECKPOINT
 from .work import Settings, tags_of
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,13 +112,3 @@ def parts_of(result: Result) -> tuple[str, str]:
     if isinstance(result, Mixed):
         return result.prose, tags_of(result)
     return (result.text if isinstance(result, (Caption, OcrText)) else ""), tags_of(result)
-
-
-def note_of(number: int, result: Result, count: int) -> str:
-    """What is wrong with an answer that was kept all the same; nothing if nothing is. The log has it, too."""
-    if result.unmet is None:
-        return ""
-    times = "" if result.attempts == 1 else f" after {result.attempts} tries"
-    note = f"Kept{times}: {result.unmet}."
-    logger.warning("PaliGemma Captioner, image %d of %d: %s", number, count, note)
-    return note

@@ -13,12 +13,14 @@ from .inputs import (
     image_input,
     instruction_input,
     known_instructions,
+    preset_input,
     rows,
     sampling_inputs,
     shown,
     tag_inputs,
     text_output,
 )
+from .long_prompt import with_notes
 
 DEFAULT_URL = "http://127.0.0.1:54880"
 
@@ -80,6 +82,7 @@ class PromptGenRemoteTagger(io.ComfyNode):
                     "PROMPTGEN_API_KEY: what stands in a workflow is saved with it, and with every image. If "
                     "connected, it is used instead.",
                 ),
+                preset_input(),
             ],
             outputs=[
                 text_output(
@@ -116,4 +119,5 @@ class PromptGenRemoteTagger(io.ComfyNode):
         answers = caption_remotely(work)
         texts = [answer.results[0]["text"] for answer in answers]
         tags, records = [tags_of(answer) for answer in answers], [json_of(answer) for answer in answers]
-        return io.NodeOutput(texts, tags, records, ui=shown(texts))
+        told = with_notes("PromptGen Remote Tagger", texts, [answer.results[0] for answer in answers])
+        return io.NodeOutput(texts, tags, records, ui=shown(told))

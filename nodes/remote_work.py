@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from .. import captioning
 from ..serving.client import RemoteCaptioner, RemoteError, RemoteImage
 from . import host
-from .inputs import frames, no_images, require_texts
+from .inputs import frames, generation_inputs, no_images, require_texts, sampling_inputs
+from .long_prompt import NONE
 from .remote_access import Server
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ class Question:
         instruction = captioning.find_instruction(values.pop("instruction"))
         if not instruction.needs_input:
             del values["text_input"]
+        if values["preset"] == NONE:
+            del values["preset"]
+        else:
+            for one in (*generation_inputs(), *sampling_inputs()):
+                if one.id != "seed":
+                    del values[one.id]
         options = {_SERVER_NAMES.get(name, name): value for name, value in values.items()}
         return cls(server, instruction.name, options)
 

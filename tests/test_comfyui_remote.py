@@ -22,6 +22,7 @@ from promptgen.serving.settings import Limits, ServerSettings
 from promptgen.training.demo.scenes import draw_scene
 
 from .comfyui_host import Checkout, Entry, Host, HostError, start_host
+from .command_line import Promptgen
 from .helpers_dev import ROOT
 from .serving_host import ServerProcess, serving_here, serving_process
 
@@ -162,6 +163,31 @@ def test_settings_are_the_local_nodes(own: Host, server: ServerProcess) -> None:
     assert there == here
     assert here[0][0].startswith("my style, 3_shapes, red_disc, ")  # the settings do something
     assert len(here[2][0].split()) < 6
+
+
+def test_the_preset_asks_again_and_marks_what_falls_short(
+    own: Host, server: ServerProcess, promptgen: Promptgen
+) -> None:
+    flags = ("--model", "demo", "--device", "cpu", "-i", "CAPTION", "--preset", "long-prompt", "--seed", "5")
+    ended = promptgen(
+        "caption", ROOT / "examples" / EXAMPLE, *flags, "--prefix", "my style", "--format", "json"
+    )
+    assert ended.status == 0, ended.stderr
+    (expected,) = json.loads(ended.stdout)
+    assert expected["attempts"] == 11, "the demo model's captions are short"
+    inputs = {"preset": "long-prompt", "seed": 5, "prefix": "my style", "num_beams": 4, "max_new_tokens": 3}
+    asked = {
+        "1": node("LoadImage", image=EXAMPLE),
+        "2": remote(server, ["1", 0], **inputs),
+        **{f"slot {slot}": node("TestTexts", texts=["2", slot]) for slot in (0, 2)},
+    }
+    entry = own.run(asked)
+    assert entry.succeeded, failure(entry)
+    (text,), (record,) = (entry.outputs[f"slot {slot}"]["texts"] for slot in (0, 2))
+    assert text == expected["text"]
+    assert json.loads(record)["unmet"] == expected["unmet"]
+    assert "of at least 20" in expected["unmet"]
+    assert entry.texts("2") == [f"Kept after 11 tries: {expected['unmet']}.\n\n{text}"]
 
 
 def test_a_batch_is_one_request(own: Host, server: ServerProcess) -> None:
@@ -416,6 +442,7 @@ def test_comfyui_itself_is_no_server_of_ours(own: Host) -> None:
         ({"instruction": "REGION_TO_OCR", "text_input": "left"}, "left"),
         ({"replace": "no colon"}, "no colon"),
         ({"underscores": "maybe"}, "underscores"),
+        ({"preset": "short"}, "preset"),
     ],
 )
 def test_wrong_settings_say_so(own: Host, server: ServerProcess, inputs: dict[str, Any], said: str) -> None:
