@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from .browser import Editor, open_browser, open_editor
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 
 __all__ = ["demo_server", "promptgen"]  # fixtures
+
+# The same examples each time, so that no change fails for what it has not touched. To search for others:
+# python dev.py test -- --hypothesis-profile default
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 # Files that start a ComfyUI. One that lacks here only takes longer: its process starts one more.
 NEED_COMFYUI = (
