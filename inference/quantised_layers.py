@@ -3,23 +3,32 @@
 A loader makes its network on the meta device, calls :func:`prepare`, and gives each layer of the kind
 :class:`QuantisedLinear` its weight with :meth:`~QuantisedLinear.fill_weight`, in the pieces in which a file
 is read. So a weight is never whole in memory.
+
+Nor is it on a CPU when it is multiplied: some rows at a time become float32 in the processor's cache, which
+is several times as fast as to make a matrix of all of them, write it to memory and read it again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .processor import has_bfloat16
 from .quantisation import BLOCK, NESTED_BLOCK, bitsandbytes, is_quantised_weight
 
 # Weights that are quantised at a time. On a CPU it takes some 20 bytes for each meanwhile, in pieces that the
 # C library puts where others were; larger ones leave holes that what is kept takes up, and memory grows.
 _AT_A_TIME_ON_CPU, _AT_A_TIME = 2**16, 2**22
 _RANGE = 127.0
+
+_MULTIPLIED_AT_A_TIME = 2**20  # weights, 4 MB as float32
+_FEW_ROWS = 64  # below, torch's own product of bfloat16 with int8 is faster than one of float32
+_PACKED = 64  # it goes out of bounds where inputs are no multiple of its vectors
 
 
 class QuantisedLinear(nn.Module):
@@ -76,7 +85,26 @@ class Linear8bit(QuantisedLinear):
 
     def forward(self, states: Tensor) -> Tensor:
         """``[..., I]`` to ``[..., O]``."""
-        return functional.linear(states, self.weight * self.scale, self.bias)
+        if not _in_parts(states):
+            return functional.linear(states, self.weight * self.scale, self.bias)
+        if self._is_packed(states):
+            rows: Tensor = torch._weight_int8pack_mm(
+                states.reshape(-1, self.in_features), self.weight, self.scale.flatten()
+            )
+            return rows.view(*states.shape[:-1], self.out_features)
+        return _multiply(states, self, lambda rows: self.weight[rows].float(), self.scale)
+
+    def _is_packed(self, states: Tensor) -> bool:
+        """Whether torch has a product for it that reads the weights as they are, and rounds once."""
+        return (
+            self.dtype == states.dtype == torch.bfloat16
+            and self.bias is None
+            and 0 < states.numel() < _FEW_ROWS * self.in_features
+            and not self.in_features % _PACKED
+            and not self.out_features % _PACKED
+            and hasattr(torch, "_weight_int8pack_mm")
+            and not (torch.is_grad_enabled() and states.requires_grad)
+        )
 
 
 class Linear4bit(QuantisedLinear):
@@ -125,6 +153,8 @@ class Linear4bit(QuantisedLinear):
     def forward(self, states: Tensor) -> Tensor:
         """``[..., I]`` to ``[..., O]``."""
         package = bitsandbytes()
+        if _in_parts(states) and not self.in_features % BLOCK:
+            return _multiply(states, self, self._rows(package.functional))
         make = package.functional.QuantState
         nested = make(
             absmax=self.nested_absmax, code=self.nested_code, blocksize=NESTED_BLOCK, dtype=torch.float32
@@ -135,6 +165,54 @@ class Linear4bit(QuantisedLinear):
         )  # fmt: skip
         answer: Tensor = package.matmul_4bit(states, self.weight.t(), quant_state=state, bias=self.bias)
         return answer
+
+    def _rows(self, bnb: Any) -> Callable[[slice], Tensor]:
+        """Gives some of the weight's rows as float32."""
+        nested = bnb.QuantState(
+            absmax=self.nested_absmax, code=self.nested_code, blocksize=NESTED_BLOCK, dtype=torch.float32
+        )
+        scales = bnb.dequantize_blockwise(self.absmax, nested) + self.offset
+
+        def rows(some: slice) -> Tensor:
+            first, last = some.start * self.in_features, some.stop * self.in_features
+            state = bnb.QuantState(
+                absmax=scales[first // BLOCK : last // BLOCK], code=self.code, blocksize=BLOCK,
+                shape=torch.Size((some.stop - some.start, self.in_features)), quant_type="nf4",
+                dtype=torch.float32,
+            )  # fmt: skip
+            weight: Tensor = bnb.dequantize_4bit(self.weight[first // 2 : last // 2], state)
+            return weight
+
+        return rows
+
+
+def _in_parts(states: Tensor) -> bool:
+    """Whether weights are better made whole a part at a time: on a CPU, unless it has hardware for what the
+    ``states`` are in that float32 does not have."""
+    return states.device.type == "cpu" and not (states.dtype == torch.bfloat16 and has_bfloat16())
+
+
+def _multiply(
+    states: Tensor, layer: QuantisedLinear, rows: Callable[[slice], Tensor], scale: Tensor | None = None
+) -> Tensor:
+    """The layer's answer, computed in float32 and rounded once.
+
+    Args:
+        rows: gives some rows of the weight as float32.
+        scale: of each row ``[O, 1]``, if they are without it.
+    """
+    wide = states.float()
+    answer = states.new_empty(*states.shape[:-1], layer.out_features)
+    step = max(1, _MULTIPLIED_AT_A_TIME // layer.in_features)
+    for start in range(0, layer.out_features, step):
+        some = slice(start, min(start + step, layer.out_features))
+        part = functional.linear(wide, rows(some))
+        if scale is not None:
+            part = part * scale[some, 0].float()
+        if layer.bias is not None:
+            part = part + layer.bias[some].float()
+        answer[..., some] = part
+    return answer
 
 
 _LAYERS: dict[str, type[QuantisedLinear]] = {"8": Linear8bit, "4": Linear4bit}

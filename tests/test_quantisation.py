@@ -21,6 +21,7 @@ from promptgen.inference import (
     CheckpointError,
     check_quantization,
     is_quantised_weight,
+    quantised_layers,
     quantised_nbytes,
 )
 from promptgen.inference.quantised_layers import Linear4bit, Linear8bit, QuantisedLinear
@@ -84,6 +85,45 @@ def test_a_layer_answers_nearly_the_same_from_fewer_bytes(
     assert error < (0.01 if quantization == "8" else 0.15), error
     alone = layer(states[1:2, 2:3].to(dtype))
     assert torch.allclose(alone, answer[1:2, 2:3], rtol=0.02 if dtype == torch.bfloat16 else 2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("in_hardware", [False, True], ids=["without bfloat16", "with bfloat16"])
+@pytest.mark.parametrize("bias", [False, True], ids=["alone", "bias"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("quantization", EVERY)
+def test_products_are_those_of_the_weights_made_whole(
+    monkeypatch: pytest.MonkeyPatch, quantization: str, dtype: torch.dtype, bias: bool, in_hardware: bool
+) -> None:
+    """However many rows there are, whichever way is taken for them, and in how many parts."""
+    from bitsandbytes import functional
+
+    monkeypatch.setattr(quantised_layers, "has_bfloat16", lambda: in_hardware)
+    torch.manual_seed(1)
+    for outputs, inputs in ((192, 128), (64, 64), (70, 192), (40, 37)):
+        layer: Any = filled(nn.Linear(inputs, outputs), quantization, dtype, rows=outputs)
+        if not bias:
+            layer.bias = None
+        if quantization == "8":
+            whole = layer.weight.double() * layer.scale.double()
+        else:
+            nested = functional.QuantState(
+                absmax=layer.nested_absmax, code=layer.nested_code, blocksize=256, dtype=torch.float32
+            )
+            state = functional.QuantState(
+                absmax=layer.absmax, shape=torch.Size((outputs, inputs)), code=layer.code, blocksize=64,
+                quant_type="nf4", dtype=torch.float32, offset=layer.offset, state2=nested,
+            )  # fmt: skip
+            whole = functional.dequantize_4bit(layer.weight, state).double()
+        for at_a_time in (2**20, 30 * inputs):
+            monkeypatch.setattr(quantised_layers, "_MULTIPLIED_AT_A_TIME", at_a_time)
+            for rows in (0, 1, 3, 63, 64, 100):
+                states = torch.randn(rows, inputs).to(dtype)
+                want = states.double() @ whole.t() + (layer.bias.double() if bias else 0)
+                answer = layer(states[:, None])
+                assert answer.dtype == dtype
+                assert answer.shape == (rows, 1, outputs)
+                error = float((answer[:, 0].double() - want).norm() / want.norm().clamp_min(1e-9))
+                assert error < 4 * torch.finfo(dtype).eps, (rows, inputs, error)
 
 
 @pytest.mark.parametrize("quantization", EVERY)
