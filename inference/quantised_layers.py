@@ -26,8 +26,10 @@ from .quantisation import BLOCK, NESTED_BLOCK, bitsandbytes, is_quantised_weight
 _AT_A_TIME_ON_CPU, _AT_A_TIME = 2**16, 2**22
 _RANGE = 127.0
 
-_MULTIPLIED_AT_A_TIME = 2**20  # weights, 4 MB as float32
-_FEW_ROWS = 64  # below, torch's own product of bfloat16 with int8 is faster than one of float32
+_FEW_ROWS = 64  # below, it is the weight that takes the time, not the products
+# Weights that are made whole at a time, 8 and 16 MB as float32: what is asked of the C library at once beyond
+# 32 MB comes from the system, page by page and every time anew.
+_FOR_FEW_ROWS, _FOR_MANY_ROWS = 2**21, 2**22
 _PACKED = 64  # it goes out of bounds where inputs are no multiple of its vectors
 
 
@@ -103,7 +105,6 @@ class Linear8bit(QuantisedLinear):
             and not self.in_features % _PACKED
             and not self.out_features % _PACKED
             and hasattr(torch, "_weight_int8pack_mm")
-            and not (torch.is_grad_enabled() and states.requires_grad)
         )
 
 
@@ -188,31 +189,43 @@ class Linear4bit(QuantisedLinear):
 
 def _in_parts(states: Tensor) -> bool:
     """Whether weights are better made whole a part at a time: on a CPU, unless it has hardware for what the
-    ``states`` are in that float32 does not have."""
+    ``states`` are in that float32 does not have. There are no gradients then."""
+    if torch.is_grad_enabled() and states.requires_grad:
+        return False
     return states.device.type == "cpu" and not (states.dtype == torch.bfloat16 and has_bfloat16())
 
 
 def _multiply(
-    states: Tensor, layer: QuantisedLinear, rows: Callable[[slice], Tensor], scale: Tensor | None = None
+    states: Tensor, layer: QuantisedLinear, weight: Callable[[slice], Tensor], scale: Tensor | None = None
 ) -> Tensor:
     """The layer's answer, computed in float32 and rounded once.
 
     Args:
-        rows: gives some rows of the weight as float32.
-        scale: of each row ``[O, 1]``, if they are without it.
+        weight: gives some rows of the weight as float32, which are then nobody else's.
+        scale: of each of its rows ``[O, 1]``, if they are without it.
     """
-    wide = states.float()
-    answer = states.new_empty(*states.shape[:-1], layer.out_features)
-    step = max(1, _MULTIPLIED_AT_A_TIME // layer.in_features)
+    wide = states.reshape(-1, layer.in_features).float()
+    answer = states.new_empty(len(wide), layer.out_features)
+    few = len(wide) < _FEW_ROWS
+    step = max(1, (_FOR_FEW_ROWS if few else _FOR_MANY_ROWS) // layer.in_features)
     for start in range(0, layer.out_features, step):
         some = slice(start, min(start + step, layer.out_features))
-        part = functional.linear(wide, rows(some))
-        if scale is not None:
-            part = part * scale[some, 0].float()
-        if layer.bias is not None:
-            part = part + layer.bias[some].float()
-        answer[..., some] = part
-    return answer
+        part, there = weight(some), answer[:, some]
+        product = there if there.dtype == wide.dtype else wide.new_empty(there.shape)
+        bias = None if layer.bias is None else layer.bias[some].float()
+        if scale is not None and not few:
+            part.mul_(scale[some])
+        if few or bias is None:
+            torch.mm(wide, part.t(), out=product)
+        else:
+            torch.addmm(bias, wide, part.t(), out=product)
+        if few and scale is not None:  # there are fewer products than weights
+            product.mul_(scale[some, 0])
+        if few and bias is not None:
+            product.add_(bias)
+        if product is not there:
+            there.copy_(product)
+    return answer.view(*states.shape[:-1], layer.out_features)
 
 
 _LAYERS: dict[str, type[QuantisedLinear]] = {"8": Linear8bit, "4": Linear4bit}

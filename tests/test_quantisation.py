@@ -115,7 +115,8 @@ def test_products_are_those_of_the_weights_made_whole(
             )  # fmt: skip
             whole = functional.dequantize_4bit(layer.weight, state).double()
         for at_a_time in (2**20, 30 * inputs):
-            monkeypatch.setattr(quantised_layers, "_MULTIPLIED_AT_A_TIME", at_a_time)
+            monkeypatch.setattr(quantised_layers, "_FOR_FEW_ROWS", at_a_time)
+            monkeypatch.setattr(quantised_layers, "_FOR_MANY_ROWS", at_a_time)
             for rows in (0, 1, 3, 63, 64, 100):
                 states = torch.randn(rows, inputs).to(dtype)
                 want = states.double() @ whole.t() + (layer.bias.double() if bias else 0)
