@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from .processor import has_bfloat16
 
-_MANY_ROWS = 64  # from so many on, the product takes longer than to make the matrix wider
-_AT_A_TIME = (
-    2**26
-)  # weights that are made wider at a time, 256 MB: the matrix of words has eight times as many
+_MANY_ROWS = 4  # from so many on, the product takes longer than to make the matrix wider
+# Weights that are made wider at a time, 16 MB: they stay in the processor's cache until they are multiplied.
+# What is asked of the C library at once beyond 32 MB comes from the system, page by page and every time anew.
+_AT_A_TIME = 2**22
 
 
 @contextmanager
@@ -24,10 +24,10 @@ def wide_products(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     """For the length of a block, on such a CPU, multiply many rows of bfloat16 as float32.
 
     Without the hardware, torch takes some three times as long over bfloat16 as over float32 where there are
-    many rows, as in a vision tower or a prompt. With a single row it is the other way round: there the time
-    goes into reading the matrix, which is half as large.
+    many rows, as in a vision tower, a prompt or a batch of answers. With a single row it is the other way
+    round: there the time goes into reading the matrix, which is half as large.
 
-    Weights stay as they are; one matrix at a time is made wider, or a part of it if it is very large.
+    Weights stay as they are; a part of one matrix at a time is made wider.
     """
     if dtype != torch.bfloat16 or device.type != "cpu" or has_bfloat16():
         yield
