@@ -91,7 +91,7 @@ class Linear8bit(QuantisedLinear):
             return functional.linear(states, self.weight * self.scale, self.bias)
         if self._is_packed(states):
             rows: Tensor = torch._weight_int8pack_mm(
-                states.reshape(-1, self.in_features), self.weight, self.scale.flatten()
+                states.reshape(-1, self.in_features).contiguous(), self.weight, self.scale.flatten()
             )
             return rows.view(*states.shape[:-1], self.out_features)
         return _multiply(states, self, lambda rows: self.weight[rows].float(), self.scale)

@@ -118,9 +118,9 @@ def test_products_are_those_of_the_weights_made_whole(
             monkeypatch.setattr(quantised_layers, "_FOR_FEW_ROWS", at_a_time)
             monkeypatch.setattr(quantised_layers, "_FOR_MANY_ROWS", at_a_time)
             for rows in (0, 1, 3, 63, 64, 100):
-                states = torch.randn(rows, inputs).to(dtype)
-                want = states.double() @ whole.t() + (layer.bias.double() if bias else 0)
-                answer = layer(states[:, None])
+                states = torch.randn(rows, 2, inputs).to(dtype)[:, 1:]  # with others between them
+                want = states[:, 0].double() @ whole.t() + (layer.bias.double() if bias else 0)
+                answer = layer(states)
                 assert answer.dtype == dtype
                 assert answer.shape == (rows, 1, outputs)
                 error = float((answer[:, 0].double() - want).norm() / want.norm().clamp_min(1e-9))
