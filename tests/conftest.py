@@ -25,12 +25,6 @@ __all__ = ["demo_server", "promptgen"]  # fixtures
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
-# Files that start a ComfyUI. One that lacks here only takes longer: its process starts one more.
-NEED_COMFYUI = (
-    "test_browser_", "test_comfyui_", "test_docs", "test_example_workflows", "test_locales",
-    "test_replacements",
-)  # fmt: skip
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Heed Ctrl-C even when the run was started in the background.
@@ -43,13 +37,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one file run in one process; all that need a running ComfyUI in one, which starts it once."""
+    """Tests of one file run in one process; those in a ComfyUI in one per version, which starts it once."""
     from xdist.scheduler import LoadScopeScheduling
+
+    versions = {checkout.id for checkout in _checkouts()}
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            file: str = nodeid.partition("::")[0].rpartition("/")[2]
-            return "comfyui" if file.startswith(NEED_COMFYUI) else file
+            file, _, test = nodeid.partition("::")
+            version: set[str] = versions.intersection(test.partition("[")[2].removesuffix("]").split("-"))
+            return version.pop() if version else file
 
     return ByFile(config, log)
 
