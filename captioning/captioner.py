@@ -226,7 +226,7 @@ class Captioner:
         """
         options = options or CaptionOptions()
         entry = self._find_entry()
-        prompts = {} if entry is None else dict(entry.prompts)
+        prompts = self.prompts()
         table = self._of_family(instructions, prompts)
         check_text_input(table, options.text_input)
         check_language(table, options.language, prompts)
@@ -237,6 +237,13 @@ class Captioner:
             for instruction in table:
                 self._warn_if_unknown(instruction, entry)
         return Inquiry(table, options, prompts, () if entry is None else entry.instructions)
+
+    def prompts(self) -> dict[str, str]:
+        """Literal prompts of checkpoint and adapters in place of the usual ones, by instruction, see
+        :func:`promptgen.models_cache.own_prompts`."""
+        from ..models_cache import own_prompts
+
+        return own_prompts(self.model, self.loras)
 
     def loaded(self) -> AbstractContextManager[LoadedModel]:
         """Hold the model in memory for the length of a ``with`` block, see :meth:`.ModelManager.acquire`."""

@@ -22,9 +22,11 @@ from .errors import DamagedCheckpointError, DownloadError, ModelFilesError, Mode
 if TYPE_CHECKING:
     from .adapters import (
         adapter_digest,
+        adapter_entry,
         ensure_adapter,
         find_adapter,
         local_adapters,
+        own_prompts,
         register_adapter_folder,
     )
     from .download import DownloadProgress
@@ -49,9 +51,11 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "adapter_digest": "adapters",
+    "adapter_entry": "adapters",
     "ensure_adapter": "adapters",
     "find_adapter": "adapters",
     "local_adapters": "adapters",
+    "own_prompts": "adapters",
     "register_adapter_folder": "adapters",
     "DownloadProgress": "download",
     "ImageProcessor": "families",
@@ -100,6 +104,7 @@ __all__ = [
     "Problem",
     "adapter_catalogue",
     "adapter_digest",
+    "adapter_entry",
     "catalogue",
     "checkpoint_digest",
     "checkpoint_problems",
@@ -117,6 +122,7 @@ __all__ = [
     "known_family",
     "local_adapters",
     "local_checkpoints",
+    "own_prompts",
     "register_adapter_folder",
     "register_folder",
     "return_memory",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from .catalogue import HUB_ID, CheckpointEntry, adapter_catalogue
@@ -19,6 +20,7 @@ from .files import ensure, search
 from .folders import (
     Reference,
     download_folder,
+    entry_of,
     is_dir,
     is_file,
     looks_like_path,
@@ -27,6 +29,7 @@ from .folders import (
 from .identity import checkpoint_digest
 from .memory import fingerprint
 from .records import STATE_FOLDER, read_record, snapshot_hub_id
+from .trained import trained_entry
 
 _registered: dict[Path, None] = {}  # in order
 
@@ -87,6 +90,34 @@ def ensure_adapter(name: str | os.PathLike[str], *, offline: bool = False, progr
     return ensure(_resolve(name), ADAPTER, offline=offline, progress=progress)
 
 
+def adapter_entry(name: str | os.PathLike[str]) -> CheckpointEntry | None:
+    """What is known of an adapter: what one that was trained here brings along, or its entry in the user's
+    catalogue; None if nothing is. No network.
+
+    Raises:
+        ModelNotFoundError: the name stands for nothing.
+        CatalogueError: the user's catalogue, or what it brings along, cannot be understood.
+    """
+    return _resolve(name).entry
+
+
+def own_prompts(
+    model: str | os.PathLike[str], adapters: Iterable[tuple[str | os.PathLike[str], float]] = ()
+) -> dict[str, str]:
+    """The literal prompts, by instruction, that are asked in place of the usual ones: the checkpoint's own,
+    or that of the last of its adapters that was trained with one.
+
+    Args:
+        adapters: each with its strength; at 0 it has no effect.
+
+    Raises:
+        ModelNotFoundError: a name stands for nothing.
+        CatalogueError: the user's catalogue, or what a model brings along, cannot be understood.
+    """
+    entries = [entry_of(model), *(adapter_entry(name) for name, strength in adapters if strength)]
+    return {name: prompt for entry in entries if entry for name, prompt in entry.prompts.items()}
+
+
 def adapter_digest(folder: Path) -> str:
     """The same for equal files, in any folder and on any machine; see :func:`.identity.checkpoint_digest`."""
     return checkpoint_digest(folder, ADAPTER)
@@ -113,7 +144,7 @@ def _resolve(name: str | os.PathLike[str]) -> Reference:
         raise ModelNotFoundError(f"There is no folder {path}. " + _known(text), model=text)
     entry = _entry(text.strip())
     if entry is not None and entry.folder is not None:
-        return Reference(text, (entry.folder.name,), entry.hub_id, folder=entry.folder)
+        return Reference(text, (entry.folder.name,), entry.hub_id, entry, entry.folder)
     hub_id = entry.hub_id if entry is not None else text.strip() if HUB_ID.fullmatch(text.strip()) else None
     if hub_id is None:
         raise ModelNotFoundError(f"No LoRA {text!r} is known. " + _known(text), model=text)
@@ -121,7 +152,7 @@ def _resolve(name: str | os.PathLike[str]) -> Reference:
     parent = download_folder()
     if parent is not None and is_file(parent / folder_name / "config.json"):  # a checkpoint of that name
         folder_name = hub_id.replace("/", "--")
-    return Reference(text, (folder_name,), hub_id)
+    return Reference(text, (folder_name,), hub_id, entry)
 
 
 def _local(name: str) -> Path | None:
@@ -148,7 +179,8 @@ def _entry(text: str) -> CheckpointEntry | None:
 def _of_folder(text: str, folder: Path) -> Reference:
     record = read_record(folder)
     hub_id = record.hub_id if record is not None else snapshot_hub_id(folder)
-    return Reference(text, (folder.name,), hub_id, folder=folder)
+    entry = None if hub_id else trained_entry(folder)
+    return Reference(text, (folder.name,), hub_id, entry or _entry(hub_id or folder.name), folder)
 
 
 def _known(text: str) -> str:

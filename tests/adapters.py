@@ -75,7 +75,9 @@ def _set(root: nn.Module, path: str, module: nn.Module) -> None:
 def with_adapter(base: Path = REFERENCE, *, seed: int = 0, size: float = 0.05, **settings: Any) -> Any:
     """peft's model of the checkpoint in ``base`` with a new adapter, as if trained: nothing in it is zero."""
     settings = {"target_modules": ATTENTION, "r": 4, "lora_alpha": 8, **settings}
-    model = peft.get_peft_model(published(state_of(base)), peft.LoraConfig(**settings))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # peft draws, too
+        model = peft.get_peft_model(published(state_of(base)), peft.LoraConfig(**settings))
     train(model, seed=seed, size=size)
     return model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..florence2 import Florence2Model
 from ..florence2.loading import TIED
-from ..models_cache import entry_of, write_trained_entry
+from ..models_cache import CheckpointEntry, adapter_entry, entry_of, own_prompts, write_trained_entry
 from .atomic import atomic_folder
 from .base_model import check_family
 from .config import SaveOptions
@@ -58,8 +58,15 @@ def export_checkpoint(
     check_family(model)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already.")
-    entry = entry_of(model)
+    entries = [entry_of(model), *(adapter_entry(path) for path, strength in adapters if strength)]
     with atomic_folder(folder) as unfinished:
         merge_adapters(base, adapters, unfinished, options)
-        if entry is not None:
-            write_trained_entry(unfinished, entry.instructions, entry.prompts)
+        if any(entries):
+            write_trained_entry(unfinished, _instructions(entries), own_prompts(model, adapters))
+
+
+def _instructions(entries: Sequence[CheckpointEntry | None]) -> list[str]:
+    """What a checkpoint and its adapters were trained on; none if nobody knows that of the checkpoint."""
+    if entries[0] is None or not entries[0].instructions:
+        return []
+    return list(dict.fromkeys(name for entry in entries if entry for name in entry.instructions))

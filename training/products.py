@@ -62,9 +62,13 @@ class ModelWriter:
         for name in (CONFIG, SPLIT, METRICS):
             shutil.copyfile(run / name, folder / name)
         write_card(folder, self._config, self._data, read_metrics(run / METRICS), self._model.folder)
+        # All of it is to be asked as it was trained.
+        trained = {name: prompt for name, prompt in self._prompts.items() if name in self._data.examples}
         for place in (folder, folder / CONVERTED, folder / MERGED, folder / MERGED / CONVERTED):
-            if (place / "config.json").is_file():  # a whole checkpoint: it is to be asked as it was trained
+            if (place / "config.json").is_file():  # a whole checkpoint
                 write_trained_entry(place, self._instructions(), self._prompts)
+            elif (place / "adapter_config.json").is_file():
+                write_trained_entry(place, list(self._data.examples), trained)
 
     def _instructions(self) -> tuple[str, ...]:
         """What the checkpoint knows now; none if nobody knows what it knew before."""

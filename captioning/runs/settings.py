@@ -40,14 +40,13 @@ def settings_digest(captioner: Captioner, instructions: Sequence[str], options: 
         ModelFilesError: the name of the checkpoint stands for nothing.
         CheckpointError: its settings cannot be read.
     """
-    from ...models_cache import checkpoint_digest, entry_of, find_checkpoint
+    from ...models_cache import checkpoint_digest, find_checkpoint
 
-    entry = entry_of(captioner.model)
     folder = find_checkpoint(captioner.model)
     settings = {
         "version": _VERSION,
         "model": f"not here: {captioner.model}" if folder is None else checkpoint_digest(folder),
-        "prompts": dict(entry.prompts) if entry is not None else {},
+        "prompts": captioner.prompts(),
         "instructions": list(instructions),
         "generation": _generation(folder, options.generation),
         "tags": _fields(options.tags),

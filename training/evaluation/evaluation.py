@@ -18,7 +18,7 @@ from ...inference import GenerationOptions
 from ..errors import DataError
 from .losses import TokenLoss, load_for_loss, losses_by_image, mean_loss
 from .metrics import LOSS, Case, Scores, check_libraries, measure
-from .predictions import Prediction, predict, prompts_for, truths_of
+from .predictions import Prediction, predict, truths_of
 from .questions import Question, QuestionKey
 from .store import KnownLosses, LossStore, PredictionStore
 
@@ -68,13 +68,13 @@ class Contestant:
         return family_of_model(self.captioner.model)
 
     def prompts_with(self, given: Mapping[str, str]) -> dict[str, str]:
-        """Literal prompts by instruction that replace the usual ones: what the catalogue has for it, what it
-        was trained with, and before these ``given`` ones.
+        """Literal prompts by instruction that replace the usual ones: what is known of it and its adapters,
+        what it was trained with, and before these ``given`` ones.
 
         Raises:
             ModelFilesError: its name stands for nothing.
         """
-        return prompts_for(self.captioner.model, {**self.prompts, **given})
+        return {**self.captioner.prompts(), **self.prompts, **given}
 
 
 @dataclass(frozen=True)

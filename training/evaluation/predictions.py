@@ -200,10 +200,9 @@ def prompts_for(model: str, given: Mapping[str, str]) -> dict[str, str]:
     Raises:
         ModelFilesError: the name stands for nothing.
     """
-    from ...models_cache import entry_of
+    from ...models_cache import own_prompts
 
-    entry = entry_of(model)
-    return {**(entry.prompts if entry is not None else {}), **given}
+    return {**own_prompts(model), **given}
 
 
 def truths_of(question: Question, size: tuple[int, int]) -> tuple[Result, ...]:
