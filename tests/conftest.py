@@ -45,16 +45,20 @@ def pytest_runtest_setup() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one file run in one process; those in a ComfyUI in one per version, which starts it once."""
+    """Tests of one file run in one process; those in a ComfyUI in one per version, which starts it once.
+
+    Of two processes one does nothing else: two ComfyUIs beside each other would only take each other's cores.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     versions = {checkout.id for checkout in _checkouts()}
+    apart = (config.option.numprocesses or 0) > 2
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
             version: set[str] = versions.intersection(test.partition("[")[2].removesuffix("]").split("-"))
-            return version.pop() if version else file
+            return "comfyui" + (version.pop() if apart else "") if version else file
 
     return ByFile(config, log)
 
