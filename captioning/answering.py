@@ -35,6 +35,9 @@ _MOST_ANSWERS_ELSEWHERE = 16
 # everything else, before they are asked for again.
 _TILES_SHARE = 0.5
 
+# From the seed of one attempt to that of the next: 2^64 over the golden ratio, after which none comes again.
+_SEED_STEP = 0x9E3779B97F4A7C15
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -65,14 +68,15 @@ class Asked:
     def generation_of(self, attempt: int) -> GenerationOptions:
         """How an answer is generated for the first time (0), or when it is asked again.
 
-        Each attempt has a seed of its own; without one, chance is another every time anyhow.
+        Each attempt has a seed of its own, far from those that users count through, so that the next one of
+        them gives other answers too; without one, chance is another every time anyhow.
         """
         generation = self.options.generation
         if self.options.vision.with_scores:
             generation = dataclasses.replace(generation, output_scores=True)
         if generation.seed is None or not attempt:
             return generation
-        return dataclasses.replace(generation, seed=(generation.seed + attempt) % 2**64)
+        return dataclasses.replace(generation, seed=(generation.seed + attempt * _SEED_STEP) % 2**64)
 
     @property
     def answers(self) -> int:

@@ -24,8 +24,8 @@ class RetryOptions:
     """When an answer is asked again. The defaults accept all of them.
 
     The last answer is kept, and marked if it does not meet the conditions either (``Result.unmet``); with
-    ``limit`` 0 the first one is. Attempt ``n`` draws with ``seed + n``, so that a seed gives the same answers
-    whatever else is in the batch.
+    ``limit`` 0 the first one is. Each attempt draws with a seed of its own that follows from the given one,
+    so that a seed gives the same answers whatever else is in the batch.
 
     Raises:
         ValueError: a value is outside its range; the message names the setting, the value and the range.
@@ -33,7 +33,7 @@ class RetryOptions:
 
     limit: int = 0  # the most times that one answer is asked again, 0-100; takes sampling
     min_words: int = 0  # the fewest words of an answer
-    # Words or phrases that no answer may hold; a text has commas between them.
+    # Words or phrases that no answer may hold; each text may hold several, with commas between them.
     retry_words: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -43,10 +43,11 @@ class RetryOptions:
             )
         if not _is_whole(self.min_words) or self.min_words < 0:
             raise ValueError(f"min_words is {self.min_words!r}; it takes a whole number of at least 0.")
-        words = self.retry_words.split(",") if isinstance(self.retry_words, str) else self.retry_words
-        if not all(isinstance(word, str) for word in words):
+        texts = [self.retry_words] if isinstance(self.retry_words, str) else self.retry_words
+        if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"retry_words is {self.retry_words!r}; it takes texts.")
-        stripped = dict.fromkeys(word.strip() for word in words if word.strip())
+        words = [word.strip() for text in texts for word in text.split(",")]
+        stripped = dict.fromkeys(filter(None, words))
         object.__setattr__(self, "retry_words", tuple(stripped))
 
     @property

@@ -102,7 +102,8 @@ class QuestionFlags:
         list[str] | None,
         typer.Option(
             metavar="WORD",
-            help="A word that no answer may hold. May be given again; '' for none.",
+            help="A word that no answer may hold, or several with commas between them. May be given again; "
+            "'' for none.",
             rich_help_panel=CLEANING,
             show_default=False,
         ),
