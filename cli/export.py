@@ -59,12 +59,12 @@ def export_model(
         from ..models_cache import ensure_adapter, ensure_checkpoint
         from ..training.base_model import check_family
         from ..training.config import SaveOptions
-        from ..training.merging import export_checkpoint
+        from ..training.merging import Adapter, export_checkpoint
 
         check_family(model)  # before a download
         folder = ensure_checkpoint(model, offline=offline, progress=not quiet)
         found = [
-            (ensure_adapter(name, offline=offline, progress=not quiet), strength)
+            Adapter(name, ensure_adapter(name, offline=offline, progress=not quiet), strength)
             for name, strength in adapters
         ]
         options = SaveOptions(save_format=format.value, save_dtype=dtype.value)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from promptgen.models_cache import find_entry
+from promptgen.models_cache import find_entry, own_prompts
 
 from .adapters import save_adapter
 from .command_line import Promptgen
@@ -45,6 +45,22 @@ def test_what_is_exported_with_an_adapter_answers_as_the_two_did(
     entry = find_entry("demo")
     assert entry is not None
     assert json.loads((output / "promptgen.json").read_text())["instructions"] == list(entry.instructions)
+
+
+def test_an_adapter_is_asked_as_its_catalogue_says_once_it_is_in_the_weights(
+    promptgen: Promptgen, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    literal = "<CAPTION>Say it in one line."
+    entry = {"folder": str(adapter), "family": "lora", "prompts": {"CAPTION": literal}}
+    catalogue = tmp_path / "models.json"
+    catalogue.write_text(json.dumps({"my-style": entry}), encoding="utf-8")
+    monkeypatch.setenv("PROMPTGEN_CATALOGUE", str(catalogue))
+
+    done = promptgen("models", "export", "demo", tmp_path / "whole", "--lora", "my-style", "-q")
+
+    assert done.status == 0, done.stderr
+    assert own_prompts("demo", [("my-style", 1.0)])["CAPTION"] == literal
+    assert own_prompts(tmp_path / "whole")["CAPTION"] == literal
 
 
 def test_a_checkpoint_goes_into_the_other_format_and_back(promptgen: Promptgen, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..florence2 import Florence2Model
 from ..florence2.loading import TIED
@@ -43,8 +44,16 @@ def merge_adapters(
     save_checkpoint(model, folder, options or SaveOptions(), state)
 
 
+class Adapter(NamedTuple):
+    """One that goes into a checkpoint's weights."""
+
+    name: str  # as it was named, so that it is known what it was trained on
+    folder: Path
+    strength: float
+
+
 def export_checkpoint(
-    model: str, base: Path, adapters: Sequence[tuple[Path, float]], folder: Path, options: SaveOptions
+    model: str, base: Path, adapters: Sequence[Adapter], folder: Path, options: SaveOptions
 ) -> None:
     """:func:`merge_adapters` into a new folder, which is there whole or not at all, and says how it is asked.
 
@@ -58,11 +67,12 @@ def export_checkpoint(
     check_family(model)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already.")
-    entries = [entry_of(model), *(adapter_entry(path) for path, strength in adapters if strength)]
+    entries = [entry_of(model), *(adapter_entry(one.name) for one in adapters if one.strength)]
+    prompts = own_prompts(model, [(one.name, one.strength) for one in adapters])
     with atomic_folder(folder) as unfinished:
-        merge_adapters(base, adapters, unfinished, options)
+        merge_adapters(base, [(one.folder, one.strength) for one in adapters], unfinished, options)
         if any(entries):
-            write_trained_entry(unfinished, _instructions(entries), own_prompts(model, adapters))
+            write_trained_entry(unfinished, _instructions(entries), prompts)
 
 
 def _instructions(entries: Sequence[CheckpointEntry | None]) -> list[str]:
