@@ -21,7 +21,7 @@ from .families import LoadedModel, Loader, known_family, load_family
 from .files import ensure_checkpoint
 from .folders import resolve
 from .memory import estimate_bytes, fingerprint, return_memory
-from .model_family import told_family
+from .model_family import DEFAULT_FAMILY, told_family
 from .placement import DirectPlacement, Placement
 from .records import snapshot_hub_id
 
@@ -169,6 +169,22 @@ class ModelManager:
         self._timer: threading.Thread | None = None
         self._closed = False
 
+    def check(
+        self, model: str, *, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+    ) -> None:
+        """See that a model can be had so, as far as that is known without its files. Nothing is fetched.
+
+        The arguments are those of :meth:`acquire`, which does this first; for callers that fetch the files
+        themselves.
+
+        Raises:
+            ModelNotFoundError: the name stands for nothing.
+            ValueError: an unknown device, dtype or quantization, or such that do not go together or with the
+                model's family.
+        """
+        resolved = self._placement.resolve(device, dtype, told_family(model) or DEFAULT_FAMILY)
+        check_quantization(quantization, *resolved)
+
     @contextmanager
     def acquire(
         self,
@@ -202,6 +218,7 @@ class ModelManager:
             RuntimeError: the manager is closed.
         """
         self._refuse_if_closed()
+        self.check(model, device=device, dtype=dtype, quantization=quantization)
         wanted = self._wanted(adapters)
         with self._base(model, device, dtype, quantization) as base:
             if not wanted:
@@ -319,14 +336,8 @@ class ModelManager:
     def _enter(self, model: str, device: str, dtype: str, quantization: str) -> _Slot:
         """A slot whose model is loaded, with the caller counted among its users."""
         self._refuse_if_closed()
-        resolved = self._placement.resolve(device, dtype)
-        check_quantization(quantization, *resolved)  # before anything is downloaded
-        if (told := told_family(model)) not in (None, "florence2"):
-            self._placement.resolve(device, dtype, told)  # whether the family takes that dtype, likewise
         folder = self._find(model)
-        if (family := known_family(folder)) not in (None, "florence2"):
-            resolved = self._placement.resolve(device, dtype, family)
-        device, dtype = resolved
+        device, dtype = self._placement.resolve(device, dtype, known_family(folder) or DEFAULT_FAMILY)
         key = _Key(folder.resolve(), fingerprint(folder), device, dtype, quantization)
         new = _Slot(key, _name(model, key.folder), estimate_bytes(key.folder, dtype, quantization))
         return self._hold(new, lambda: self._read(new))

@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..models_cache import find_entry
 from . import host
 from .inputs import CATEGORY, PromptGenModel, checkpoint_input, quantization_input, require_texts
 from .lora import lora_input, loras_of
@@ -23,6 +24,21 @@ class ModelChoice:
     device: str = "auto"
     loras: tuple[tuple[str, float], ...] = ()  # names and strengths
     quantization: str = "none"
+
+
+def prepare(choice: ModelChoice) -> None:
+    """Have the checkpoint's files on this computer, once it is known that it can be used so.
+
+    Raises:
+        ValueError: the precision, the device or the quantization is not to be had, or not with this model.
+        ModelFilesError: the files are not to be had.
+        InterruptProcessingException: the user cancelled the download.
+    """
+    if find_entry(choice.checkpoint) is not None:  # nothing else is downloaded, nor may be looked for
+        host.manager().check(
+            choice.checkpoint, device=choice.device, dtype=choice.precision, quantization=choice.quantization
+        )
+    host.prepare_checkpoint(choice.checkpoint)
 
 
 class PromptGenModelLoader(io.ComfyNode):
@@ -86,7 +102,7 @@ class PromptGenModelLoader(io.ComfyNode):
     ) -> Any:
         require_texts(checkpoint=checkpoint)
         choice = ModelChoice(checkpoint, precision, device, loras_of(lora), quantization)
-        host.prepare_checkpoint(checkpoint)
+        prepare(choice)
         with host.manager().acquire(
             checkpoint, device=device, dtype=precision, adapters=choice.loras, quantization=quantization
         ):

@@ -25,7 +25,7 @@ from ..models_cache import DEFAULT_MODEL
 from . import host
 from .inputs import frames, no_images, require_texts
 from .long_prompt import NONE
-from .model import ModelChoice
+from .model import ModelChoice, prepare
 
 if TYPE_CHECKING:
     import torch
@@ -123,10 +123,9 @@ def ready_captioner(choice: ModelChoice) -> Captioner:
     """A captioner whose checkpoint is there.
 
     Raises:
-        ModelFilesError: it cannot be had.
-        InterruptProcessingException: the user cancelled its download.
+        ValueError, ModelFilesError, InterruptProcessingException: see :func:`.model.prepare`.
     """
-    host.prepare_checkpoint(choice.checkpoint)
+    prepare(choice)
     return Captioner(
         choice.checkpoint, device=choice.device, dtype=choice.precision, manager=host.manager(),
         loras=choice.loras, quantization=choice.quantization,

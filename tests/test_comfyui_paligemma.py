@@ -22,6 +22,7 @@ pytestmark = pytest.mark.comfyui
 COMPANION = Path(__file__).parent / "comfyui_companion"
 WITH_COMPANION = ["--whitelist-custom-nodes", "promptgen-tagger", "companion"]
 TINY, TINY_2, DETECTING = "tiny one", "tiny-2", "detecting"
+ABSENT = "paligemma-longprompt-v1-safetensors"
 LONG = {"max_position_embeddings": 2048}  # places for long answers
 NAMES = ("one.png", "two.png", "three.png")
 ASKED = {
@@ -366,6 +367,9 @@ def test_bits_and_precisions_that_do_not_go_together_say_what_would(own: Host) -
     for inputs, said in (
         ({"checkpoint": "demo", "precision": "int8", "quantization": "8"}, "int8"),
         ({"checkpoint": TINY, "precision": "fp16"}, "bf16"),
+        # which is not there, and not downloaded for that
+        ({"checkpoint": ABSENT, "precision": "fp16"}, "cannot be loaded as fp16"),
+        ({"checkpoint": "Florence-2-large", "precision": "int8", "quantization": "8"}, "int8"),
     ):
         load = node("PromptGenModelLoader", **inputs)
         tag = node(
@@ -388,14 +392,17 @@ def test_without_bitsandbytes_the_message_says_how_to_get_it(
     with start_host(comfyui_checkout, base, environment={"PYTHONPATH": str(absent)}) as running:
         load = node("LoadImage", image=NAMES[0])
 
-        def ask(quantization: str) -> Entry:
-            asking = captioner(["1", 0], preset="none", max_new_tokens=8, quantization=quantization)
+        def ask(quantization: str, checkpoint: str = TINY) -> Entry:
+            asking = captioner(
+                ["1", 0], preset="none", max_new_tokens=8, quantization=quantization, checkpoint=checkpoint
+            )
             return running.run({"1": load, "2": asking})
 
-        error = ask("4").error
-        assert error is not None
-        assert "bitsandbytes" in error["exception_message"]
-        assert "pip install" in error["exception_message"]
+        for checkpoint in (TINY, ABSENT):  # the latter is not downloaded for that
+            error = ask("4", checkpoint).error
+            assert error is not None
+            assert "bitsandbytes" in error["exception_message"]
+            assert "pip install" in error["exception_message"]
         entry = ask("8")
         assert entry.succeeded, entry.error
 

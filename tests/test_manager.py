@@ -187,6 +187,32 @@ def test_names_and_devices_that_do_not_exist(make_manager: MakeManager, folders:
     assert manager.loaded() == []
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": "fp16"}, "cannot be loaded as fp16"),
+        ({"dtype": "int8", "quantization": "8"}, "int8"),
+        ({"dtype": "auto", "quantization": "5"}, "'5' is unknown"),
+        ({"device": "tpu"}, "tpu"),
+    ],
+)
+def test_what_cannot_be_is_known_without_the_files(
+    make_manager: MakeManager, options: dict[str, Any], said: str
+) -> None:
+    manager = make_manager(find=_fetch, find_adapter=_fetch)
+    model = "google/paligemma-3b-mix-224"
+    given = {"device": "cpu", **options}
+    with pytest.raises(ValueError, match=said):
+        manager.check(model, **given)
+    with pytest.raises(ValueError, match=said), manager.acquire(model, **given):
+        pass
+    manager.check(model, device="cpu", dtype="bf16", quantization="8")
+
+
+def _fetch(name: str) -> Path:
+    raise AssertionError(f"{name} was downloaded")
+
+
 def test_a_family_that_is_not_known(make_manager: MakeManager, folders: list[str]) -> None:
     edit_json(Path(folders[0]) / "config.json", lambda config: config.update(model_type="llava"))
     with pytest.raises(ValueError, match=r"'llava'.*florence2"), make_manager().acquire(folders[0]):
