@@ -140,8 +140,9 @@ class AnswerFlags(QuestionFlags, DeviceFlags, _OneModel):
             fetch: False where none will be loaded.
 
         Raises:
-            UsageError: the device, the number format or the quantization is not to be had.
-            ModelFilesError: the checkpoint is not.
+            UsageError: the device, the number format or the quantization is not to be had, or the checkpoint
+                takes no adapters.
+            ModelFilesError: the checkpoint is not to be had.
         """
         from ..captioning import Captioner
 
@@ -158,7 +159,8 @@ class AnswerFlags(QuestionFlags, DeviceFlags, _OneModel):
         """The device and the number format for the checkpoint; ``auto`` while its family is not known.
 
         Raises:
-            UsageError: one is not to be had, or not with the quantization.
+            UsageError: one is not to be had, or not with the quantization, or the checkpoint takes no
+                adapters.
             ModelFilesError: the name of the checkpoint stands for nothing.
         """
         from ..inference import check_quantization, resolve_device, resolve_dtype
@@ -169,21 +171,34 @@ class AnswerFlags(QuestionFlags, DeviceFlags, _OneModel):
             dtype = self.precision()
             check_quantization(self.quantization.value, device, dtype)
             family = told_family(self.model)
-            return device, dtype if family is None else resolve_dtype(dtype, device, family)
+            dtype = dtype if family is None else resolve_dtype(dtype, device, family)
         except ValueError as error:
             raise UsageError(str(error)) from error
+        self._check_loras()
+        return device, dtype
 
     def fetch(self) -> None:
         """See that the checkpoint and the adapters are there, downloading them if need be.
 
         Raises:
+            UsageError: the checkpoint takes no adapters.
             ModelFilesError: one cannot be had.
         """
         from ..models_cache import ensure_adapter, ensure_checkpoint
 
+        self._check_loras()
         ensure_checkpoint(self.model, offline=self.offline, progress=self.watched)
+        self._check_loras()  # its family is known now
         for name, _ in self.loras():
             ensure_adapter(name, offline=self.offline, progress=self.watched)
+
+    def _check_loras(self) -> None:
+        from ..models_cache import shared_manager
+
+        try:
+            shared_manager().check(self.model, adapters=self.loras())
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
 
 def strength_of(given: str) -> tuple[str, float]:

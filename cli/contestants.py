@@ -74,27 +74,20 @@ def contestant(named: Named, place: PlaceFlags, *, watched: bool) -> Contestant:
     """The checkpoint, downloaded first if need be.
 
     Raises:
-        UsageError: the device, the number format or the quantization is not to be had.
-        ModelFilesError: the checkpoint or an adapter is not.
+        UsageError: the device, the number format or the quantization is not to be had, or the checkpoint
+            takes no adapters.
+        ModelFilesError: the checkpoint or an adapter is not to be had.
         ConfigError: the configuration of the run that it is of cannot be read.
     """
     from ..captioning import Captioner
-    from ..inference import check_quantization, resolve_device, resolve_dtype
-    from ..models_cache import ensure_adapter, ensure_checkpoint, family_of_model
+    from ..models_cache import ensure_adapter, ensure_checkpoint
     from ..training.evaluation.evaluation import Contestant
     from ..training.evaluation.held_out import prompts_of
 
     bits = named.quantization.value
-    try:
-        device = resolve_device(place.device)
-        check_quantization(bits, device, place.precision())
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    _placed(named, place)  # before a download
     folder = ensure_checkpoint(named.model, offline=place.offline, progress=watched)
-    try:
-        dtype = resolve_dtype(place.precision(), device, family_of_model(named.model))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    device, dtype = _placed(named, place)  # its family is known now
     adapters = tuple(
         (ensure_adapter(name, offline=place.offline, progress=watched), strength)
         for name, strength in named.loras
@@ -107,6 +100,31 @@ def contestant(named: Named, place: PlaceFlags, *, watched: bool) -> Contestant:
     for place_of_run in (folder, *(path for path, _ in adapters)):
         prompts |= prompts_of(place_of_run)
     return Contestant(named.label, captioner, folder, adapters, prompts)
+
+
+def _placed(named: Named, place: PlaceFlags) -> tuple[str, str]:
+    """The device and the number format for the checkpoint; perhaps ``auto`` while its family is not known.
+
+    Raises:
+        UsageError: one is not to be had, or not with the quantization; or the checkpoint takes no adapters.
+        ModelFilesError: its name stands for nothing.
+    """
+    from ..inference import resolve_device, resolve_dtype
+    from ..models_cache import shared_manager, told_family
+
+    try:
+        device, dtype = resolve_device(place.device), place.precision()
+        shared_manager().check(
+            named.model,
+            device=device,
+            dtype=dtype,
+            adapters=named.loras,
+            quantization=named.quantization.value,
+        )
+        family = told_family(named.model)
+        return device, dtype if family is None else resolve_dtype(dtype, device, family)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TypeVar
 
-from ..inference import check_quantization
+from ..inference import AdapterError, check_quantization
 from .adapters import adapter_fingerprint, ensure_adapter
 from .families import LoadedModel, Loader, known_family, load_family
 from .files import ensure_checkpoint
@@ -170,7 +170,13 @@ class ModelManager:
         self._closed = False
 
     def check(
-        self, model: str, *, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+        self,
+        model: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        adapters: Adapters = (),
+        quantization: str = "none",
     ) -> None:
         """See that a model can be had so, as far as that is known without its files. Nothing is fetched.
 
@@ -179,11 +185,13 @@ class ModelManager:
 
         Raises:
             ModelNotFoundError: the name stands for nothing.
-            ValueError: an unknown device, dtype or quantization, or such that do not go together or with the
-                model's family.
+            ValueError: an unknown device, dtype or quantization, such that do not go together or with the
+                model's family, or adapters for a family that takes none.
         """
-        resolved = self._placement.resolve(device, dtype, told_family(model) or DEFAULT_FAMILY)
+        family = told_family(model) or DEFAULT_FAMILY
+        resolved = self._placement.resolve(device, dtype, family)
         check_quantization(quantization, *resolved)
+        _check_adapters(family, any(strength for _, strength in adapters))
 
     @contextmanager
     def acquire(
@@ -218,9 +226,9 @@ class ModelManager:
             RuntimeError: the manager is closed.
         """
         self._refuse_if_closed()
-        self.check(model, device=device, dtype=dtype, quantization=quantization)
+        self.check(model, device=device, dtype=dtype, adapters=adapters, quantization=quantization)
         wanted = self._wanted(adapters)
-        with self._base(model, device, dtype, quantization) as base:
+        with self._base(model, device, dtype, quantization, with_adapters=bool(wanted)) as base:
             if not wanted:
                 yield base.held()
                 return
@@ -231,9 +239,15 @@ class ModelManager:
                 self._leave(variant, entered=False)
 
     @contextmanager
-    def _base(self, model: str, device: str, dtype: str, quantization: str) -> Iterator[_Slot]:
-        """The slot of a model without adapters, in use and in its place. A host knows only these."""
-        slot = self._enter(model, device, dtype, quantization)
+    def _base(
+        self, model: str, device: str, dtype: str, quantization: str, *, with_adapters: bool
+    ) -> Iterator[_Slot]:
+        """The slot of a model without adapters, in use and in its place. A host knows only these.
+
+        Args:
+            with_adapters: some are to be added to it.
+        """
+        slot = self._enter(model, device, dtype, quantization, with_adapters=with_adapters)
         entered = False
         try:
             with self._placing:
@@ -333,11 +347,13 @@ class ModelManager:
             if strength
         )
 
-    def _enter(self, model: str, device: str, dtype: str, quantization: str) -> _Slot:
+    def _enter(self, model: str, device: str, dtype: str, quantization: str, *, with_adapters: bool) -> _Slot:
         """A slot whose model is loaded, with the caller counted among its users."""
         self._refuse_if_closed()
         folder = self._find(model)
-        device, dtype = self._placement.resolve(device, dtype, known_family(folder) or DEFAULT_FAMILY)
+        family = known_family(folder) or DEFAULT_FAMILY  # which was perhaps not known before
+        device, dtype = self._placement.resolve(device, dtype, family)
+        _check_adapters(family, with_adapters)
         key = _Key(folder.resolve(), fingerprint(folder), device, dtype, quantization)
         new = _Slot(key, _name(model, key.folder), estimate_bytes(key.folder, dtype, quantization))
         return self._hold(new, lambda: self._read(new))
@@ -563,6 +579,20 @@ def _checked(name: str, value: _Number | None) -> _Number | None:
     if value is not None and value < 0:
         raise ValueError(f"{name} is {value}; it must be None or at least 0.")
     return value
+
+
+def _check_adapters(family: str, wanted: bool) -> None:
+    """See that models of a family take LoRA adapters, if they are to have some.
+
+    Raises:
+        AdapterError: they do not.
+    """
+    if wanted and family != DEFAULT_FAMILY:
+        raise AdapterError(
+            "LoRA adapters go with Florence-2 checkpoints; PaliGemma checkpoints are used as they are. Leave "
+            "the adapter out, or merge it into its checkpoint with peft (merge_and_unload, save_pretrained), "
+            "and load that."
+        )
 
 
 def _name(model: str, folder: Path) -> str:

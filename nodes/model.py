@@ -30,14 +30,16 @@ def prepare(choice: ModelChoice) -> None:
     """Have the checkpoint's files on this computer, once it is known that it can be used so.
 
     Raises:
-        ValueError: the precision, the device or the quantization is not to be had, or not with this model.
+        ValueError: the precision, the device or the quantization is not to be had, or not with this model; or
+            it takes no LoRA.
         ModelFilesError: the files are not to be had.
         InterruptProcessingException: the user cancelled the download.
     """
     if find_entry(choice.checkpoint) is not None:  # nothing else is downloaded, nor may be looked for
         host.manager().check(
-            choice.checkpoint, device=choice.device, dtype=choice.precision, quantization=choice.quantization
-        )
+            choice.checkpoint, device=choice.device, dtype=choice.precision, adapters=choice.loras,
+            quantization=choice.quantization,
+        )  # fmt: skip
     host.prepare_checkpoint(choice.checkpoint)
 
 

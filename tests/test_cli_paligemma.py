@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from .adapters import save_adapter
 from .command_line import Promptgen
 from .paligemma_checkpoints import make_paligemma, pictures
 
@@ -91,6 +92,45 @@ def test_what_it_cannot_do_says_what_does_and_fetches_nothing(
     assert ended.status == 2
     for word in words:
         assert word in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("caption", "{album}/0.png"),
+        ("detect", "{album}/0.png", "--phrase", "cat"),
+        ("folder", "{album}"),
+        ("folder", "{album}", "--devices", "cpu"),
+        ("serve", "--port", "0"),
+    ],
+    ids=["caption", "detect", "folder", "devices", "serve"],
+)
+def test_a_lora_is_refused_before_anything_is_fetched_or_loaded(
+    promptgen: Promptgen, folder: Path, album: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    lora = save_adapter(tmp_path / "lora")
+    asked = [argument.format(album=album) for argument in arguments]
+    for model in (folder, "google/paligemma-3b-mix-224"):
+        ended = promptgen(*asked, "--model", model, "--lora", lora, "--offline")
+        assert ended.status == 2, ended.stderr
+        assert "LoRA adapters go with Florence-2" in ended.stderr
+    assert {path.suffix for path in album.iterdir()} == {".png"}
+
+
+def test_what_cannot_be_compared_is_said_before_anything_is_fetched(
+    promptgen: Promptgen, album: Path, tmp_path: Path
+) -> None:
+    lora = save_adapter(tmp_path / "lora")
+    for number in range(3):
+        (album / f"{number}.txt").write_text("a cat", encoding="utf-8")
+    data = ("--data", album, "-i", "CAPTION", "--output", tmp_path / "out")
+    for model, flags, said in (
+        ("google/paligemma-3b-mix-224", ("--fast",), "cannot be loaded as int8"),
+        ("google/paligemma-3b-mix-224", ("--dtype", "fp16"), "cannot be loaded as fp16"),
+        (f"google/paligemma-3b-mix-224+{lora}", (), "LoRA adapters go with Florence-2"),
+    ):
+        ended = promptgen("evaluate", "-m", model, *data, "--offline", "--device", "cpu", *flags)
+        assert (ended.status, said in ended.stderr) == (2, True), ended.stderr
 
 
 def test_plain_text_is_read(promptgen: Promptgen, folder: Path, album: Path) -> None:

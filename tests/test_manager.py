@@ -194,6 +194,7 @@ def test_names_and_devices_that_do_not_exist(make_manager: MakeManager, folders:
         ({"dtype": "int8", "quantization": "8"}, "int8"),
         ({"dtype": "auto", "quantization": "5"}, "'5' is unknown"),
         ({"device": "tpu"}, "tpu"),
+        ({"adapters": [("x", 0.5)]}, "LoRA adapters go with Florence-2"),
     ],
 )
 def test_what_cannot_be_is_known_without_the_files(
@@ -206,7 +207,21 @@ def test_what_cannot_be_is_known_without_the_files(
         manager.check(model, **given)
     with pytest.raises(ValueError, match=said), manager.acquire(model, **given):
         pass
-    manager.check(model, device="cpu", dtype="bf16", quantization="8")
+    manager.check(model, device="cpu", dtype="bf16", quantization="8", adapters=[("x", 0.0)])
+
+
+def test_adapters_are_refused_as_soon_as_the_family_is_known(
+    make_manager: MakeManager, loads: Loads, folders: list[str]
+) -> None:
+    edit_json(Path(folders[0]) / "config.json", lambda config: config.update(model_type="paligemma"))
+    manager = make_manager(find=lambda name: Path(folders[0]), find_adapter=Path)
+    manager.check("nobody/some-model", adapters=[(folders[1], 1.0)])
+    with (
+        pytest.raises(ValueError, match="LoRA adapters go with Florence-2"),
+        manager.acquire("nobody/some-model", device="cpu", adapters=[(folders[1], 1.0)]),
+    ):
+        pass
+    assert not loads.count
 
 
 def _fetch(name: str) -> Path:
