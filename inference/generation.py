@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from .errors import UnfitError
+from .errors import CheckpointError, UnfitError
 from .options import GenerationOptions
 from .rules import rules_of
 from .search import Decoder, Found, Onlookers, SearchSettings, SearchState, search
@@ -51,13 +51,22 @@ def generation_config(
 
     Raises:
         UnfitError: the user's ``max_new_tokens`` is above ``positions``; a checkpoint's own is lowered to it.
+        CheckpointError: the checkpoint has a setting that means nothing; the user's were checked.
     """
     if options.max_new_tokens is not None and options.max_new_tokens > positions:
         raise UnfitError(
             f"max_new_tokens is {options.max_new_tokens}; the decoder of this checkpoint has "
             f"{positions} positions. Choose at most {positions}."
         )
-    return GenerationConfig(**options.over(settings, positions))
+    try:
+        config = GenerationConfig(**options.over(settings, positions))
+        rules_of(config, "cpu")  # some values are wrong only together with others, as while sampling
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            "The checkpoint's generation settings, in its generation_config.json, cannot be used: "
+            f"{str(error).rstrip('.')}. Correct the file, or give another value of that setting."
+        ) from error
+    return config
 
 
 def answer_pairs(

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .errors import CheckpointError
 from .image_settings import ImageProcessingConfig, image_settings
 
 
@@ -34,7 +35,8 @@ class ImageProcessor:
         does it): ``[H, W, 3]`` uint8, on the CPU.
 
         Raises:
-            ValueError: the picture is not RGB, or has another size and the checkpoint does not resize.
+            ValueError: the picture is not RGB.
+            CheckpointError: it has another size, and the checkpoint does not resize.
         """
         size = self.size
         if image.mode != "RGB":
@@ -42,7 +44,11 @@ class ImageProcessor:
         if self.config.do_resize and image.size != size:
             image = image.resize(size, resample=Image.Resampling(self.config.resample))
         if image.size != size:
-            raise ValueError(f"The checkpoint does not resize: pictures must be {size[0]}x{size[1]} pixels.")
+            raise CheckpointError(
+                "The checkpoint's preprocessor_config.json says do_resize false: pictures must be "
+                f"{size[0]}x{size[1]} pixels, not {image.width}x{image.height}. Set it to true there, or "
+                "give pictures of that size."
+            )
         return torch.from_numpy(np.array(image))
 
     def normalise(self, pixels: Tensor) -> Tensor:

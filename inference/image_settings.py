@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
 from .json_files import read_json
+
+# Pillow's numbers.
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
 @dataclass(frozen=True)
@@ -30,29 +33,65 @@ def image_settings(folder: Path) -> ImageProcessingConfig:
     """Read ``processor_config.json`` or ``preprocessor_config.json`` of a checkpoint folder.
 
     Raises:
-        CheckpointError: neither is there, or it states no size or a crop.
+        CheckpointError: neither is there, or it states no size, a crop, or what no setting can be.
     """
-    raw: Mapping[str, Any] | None = None
-    if (folder / "processor_config.json").exists():  # transformers 5 nests it there
-        raw = read_json(folder / "processor_config.json").get("image_processor")
+    path = folder / "processor_config.json"
+    raw: Any = None
+    if path.exists():  # transformers 5 nests it there
+        raw = read_json(path).get("image_processor")
     if raw is None:
-        raw = read_json(folder / "preprocessor_config.json")
+        path = folder / "preprocessor_config.json"
+        raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise _wrong(path, "image_processor", raw, "an object of settings")
     if raw.get("do_center_crop"):
-        raise CheckpointError(f"{folder}: do_center_crop is on; the whole picture is resized.")
-    known = {
-        name: raw[name]
-        for name in ("resample", "rescale_factor", "do_resize", "do_rescale", "do_normalize")
-        if raw.get(name) is not None
-    }
+        raise CheckpointError(f"{path}: do_center_crop is on; the whole picture is resized.")
     size = raw.get("size")
     if isinstance(size, int):
         size = {"height": size, "width": size}
     if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
         raise CheckpointError(
-            f"{folder}: the picture settings state no size of height and width, but {size!r}."
+            f"{path}: the picture settings state no size of height and width, but {size!r}."
         )
-    known |= {"height": size["height"], "width": size["width"]}
-    for name in ("image_mean", "image_std"):
+    known: dict[str, Any] = {"height": size["height"], "width": size["width"]}
+    if not all(isinstance(side, int) and side >= 1 for side in known.values()):
+        raise _wrong(path, "size", size, "whole numbers of pixels")
+    for name in ("do_resize", "do_rescale", "do_normalize"):
         if raw.get(name) is not None:
-            known[name] = tuple(raw[name])
+            known[name] = raw[name]
+            if not isinstance(raw[name], bool):
+                raise _wrong(path, name, raw[name], "true or false")
+    if (resample := raw.get("resample")) is not None:
+        known["resample"] = resample
+        if not _is_number(resample) or resample not in _RESAMPLING:
+            filters = ", ".join(f"{number} ({name})" for number, name in _RESAMPLING.items())
+            raise _wrong(path, "resample", resample, f"the number of one of Pillow's filters: {filters}")
+    if (factor := raw.get("rescale_factor")) is not None:
+        known["rescale_factor"] = factor
+        if not _is_number(factor):
+            raise _wrong(path, "rescale_factor", factor, "a number")
+    for name in ("image_mean", "image_std"):
+        if (value := raw.get(name)) is not None:
+            known[name] = _of_channels(path, name, value)
     return ImageProcessingConfig(**known)
+
+
+def _of_channels(path: Path, name: str, value: Any) -> tuple[float, ...]:
+    """A number for each of red, green and blue; one number is that of all three."""
+    numbers = [value] * 3 if _is_number(value) else value
+    if not isinstance(numbers, list) or len(numbers) != 3 or not all(map(_is_number, numbers)):
+        raise _wrong(path, name, value, "three numbers, for red, green and blue")
+    if name == "image_std" and min(numbers) <= 0:
+        raise _wrong(path, name, value, "numbers above 0")
+    return tuple(numbers)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong(path: Path, name: str, value: Any, allowed: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: {name} is {value!r}; it takes {allowed}. Correct the file, or fetch it again from where it "
+        "was published."
+    )

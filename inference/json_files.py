@@ -16,14 +16,18 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, unreadable or holds something else.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # some editors put a mark before the first character
             raw = json.load(file)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; a checkpoint folder needs it.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} holds a {type(raw).__name__}, not a JSON object.")
+        kinds = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "a truth value"}
+        raise CheckpointError(
+            f"{path} holds {kinds.get(type(raw), 'null')}, not a JSON object. Fetch the file again from "
+            "where it was published."
+        )
     return raw
 
 

@@ -14,6 +14,8 @@ import transformers
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
+from .errors import CheckpointError
+
 Rule = Callable[[Tensor, Tensor], Tensor]
 """``(input_ids [N, L], scores [N, V])`` to scores ``[N, V]``."""
 
@@ -75,8 +77,9 @@ class Forced(_Tokens):
             return scores
         words = scores.shape[-1]
         if not all(0 <= token < words for token in self._token_ids):
-            raise ValueError(
-                f"The checkpoint's settings force token {self._token_ids}; its vocabulary has {words} tokens."
+            raise CheckpointError(
+                f"The checkpoint's generation_config.json forces token {self._token_ids}; its vocabulary has "
+                f"{words} tokens. Correct the file, or fetch it again."
             )
         return torch.zeros_like(scores).masked_fill(~self._among(scores), -torch.inf)
 
@@ -84,13 +87,17 @@ class Forced(_Tokens):
 def rules_of(config: GenerationConfig, device: torch.device | str, begun: int = 1) -> list[Rule]:
     """The rules of ``config``, whose ``max_new_tokens`` is set, for answers that go on from ``begun`` tokens.
 
-    Sources: ``GenerationMixin._get_logits_processor`` of transformers 4.50 to 5.23.
+    Sources: ``GenerationMixin._get_logits_processor`` of transformers 4.50 to 5.23. Its processors take no
+    whole numbers where a fraction may be.
+
+    Raises:
+        TypeError, ValueError: a setting that none of transformers' processors takes.
     """
     eos = config.eos_token_id
     eos_list = [eos] if isinstance(eos, int) else list(eos or [])
     rules: list[Rule] = []
     if config.repetition_penalty not in (None, 1.0):
-        rules.append(transformers.RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+        rules.append(transformers.RepetitionPenaltyLogitsProcessor(float(config.repetition_penalty)))
     if config.no_repeat_ngram_size:
         rules.append(NoRepeatNGrams(config.no_repeat_ngram_size))
     if config.bad_words_ids:
@@ -128,7 +135,7 @@ def _sampling_rules(config: GenerationConfig, ends: int, device: torch.device | 
     keep = ends + 1 if config.num_beams > 1 else 1
     rules: list[Rule] = []
     if config.temperature not in (None, 1.0):
-        rules.append(transformers.TemperatureLogitsWarper(config.temperature))
+        rules.append(transformers.TemperatureLogitsWarper(float(config.temperature)))
     top_k = 50 if config.top_k is None else config.top_k  # transformers' default, whatever the release
     if top_k:
         rules.append(transformers.TopKLogitsWarper(top_k, min_tokens_to_keep=keep))

@@ -74,7 +74,7 @@ def shards_of(index: Path) -> list[str]:
     Raises:
         ValueError: it is not an index, or names files outside its folder.
     """
-    raw = json.loads(index.read_text(encoding="utf-8"))
+    raw = json.loads(index.read_text(encoding="utf-8-sig"))
     weight_map: Any = raw.get("weight_map") if isinstance(raw, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError("it has no weight_map")

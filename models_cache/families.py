@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from ..inference.errors import CheckpointError
+from ..inference.json_files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +172,7 @@ def image_processor_of(folder: Path) -> ImageProcessor:
     """How the checkpoint in ``folder`` wants its pictures, read without its weights.
 
     Raises:
-        ValueError: unknown family, or the family's own error about the checkpoint.
+        CheckpointError: unknown family, or picture settings that cannot be read.
     """
     return _IMAGES[family_of(folder)](folder)
 
@@ -179,16 +181,15 @@ def family_of(folder: Path) -> str:
     """The ``model_type`` that ``folder/config.json`` states.
 
     Raises:
-        ValueError: the file cannot be read or states a family that is not known here.
+        CheckpointError: the file cannot be read or states a family that is not known here.
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    family = config.get("model_type") if isinstance(config, dict) else None
+    family = read_json(path).get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
-        raise ValueError(f"{path} states model_type {family!r}; known are {', '.join(FAMILIES)}.")
+        raise CheckpointError(
+            f"{path} states model_type {family!r}; known are {', '.join(FAMILIES)}. Choose a checkpoint of "
+            "one of these families."
+        )
     return family
 
 
@@ -196,7 +197,7 @@ def known_family(folder: Path) -> str | None:
     """The family of the checkpoint in ``folder``, or None if it is none that is known here."""
     try:
         return family_of(folder)
-    except ValueError:
+    except CheckpointError:
         return None
 
 
@@ -210,6 +211,7 @@ def load_family(folder: Path, device: str, dtype: str, quantization: str = "none
         quantization: ``none``, ``8`` or ``4``.
 
     Raises:
-        ValueError: unknown family, or the family's own error about the checkpoint.
+        CheckpointError: unknown family, or the family's own error about the checkpoint.
+        ValueError: a device, dtype or quantization that the family does not have.
     """
     return FAMILIES[family_of(folder)](folder, device, dtype, quantization)

@@ -93,9 +93,9 @@ def _generation(folder: Path | None, options: GenerationOptions) -> dict[str, An
 
 def _own_generation(folder: Path) -> tuple[Mapping[str, Any], int]:
     """The checkpoint's own settings, and how many tokens an answer has at most."""
-    from ...models_cache import known_family
+    from ...models_cache.families import family_of
 
-    if known_family(folder) == PALIGEMMA:
+    if family_of(folder) == PALIGEMMA:
         paligemma = PaliGemmaConfig.from_folder(folder)
         return paligemma.generation, paligemma.max_new_tokens
     florence2 = Florence2Config.from_folder(folder)
