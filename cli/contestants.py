@@ -37,7 +37,7 @@ def parse_model(given: str, usual: Quantization = Quantization.NONE) -> Named:
         usual: the quantization where none is named.
 
     Raises:
-        UsageError: an adapter does not say what it belongs to.
+        UsageError: an adapter does not say what it belongs to, or there are no weights of so many bits.
     """
     given, bits = split_quantization(given, usual)
     if Path(given).is_dir():

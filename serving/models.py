@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 class ServedModel:
     """One checkpoint that requests may name."""
 
-    name: str  # of the catalogue, or of the folder, or the Hub id
+    name: str  # what clients call it: base_name, with its bits where another is called so, too
+    base_name: str  # of the catalogue, or of the folder, or the Hub id
     hub_id: str | None
     captioner: Captioner
     family: str
@@ -40,6 +42,7 @@ class ServedModel:
             name, hub_id = entry.name, entry.hub_id
         return cls(
             name,
+            name,
             hub_id,
             captioner,
             family,
@@ -48,9 +51,20 @@ class ServedModel:
         )
 
     def is_called(self, name: str) -> bool:
-        """Whether clients may mean it by ``name``, in any case."""
-        names = [self.name, self.hub_id or "", self.captioner.model]
-        return name.strip().casefold() in [known.casefold() for known in names if known]
+        """Whether clients may mean it by ``name``, in any case, or by ``NAME@BITS``."""
+        plain = [one for one in (self.base_name, self.hub_id, self.captioner.model) if one]
+        names = [self._with_bits(one) for one in plain]
+        if self.name == self.base_name:
+            names += plain
+        return name.strip().casefold() in [one.casefold() for one in names]
+
+    def told_apart(self) -> ServedModel:
+        """The same beside another of its name: what is quantised is called ``NAME@BITS`` alone."""
+        whole = self.captioner.quantization == "none"
+        return self if whole else replace(self, name=self._with_bits(self.base_name))
+
+    def _with_bits(self, name: str) -> str:
+        return f"{name}@{self.captioner.quantization}"
 
 
 class ServedModels(Sequence[ServedModel]):
@@ -61,15 +75,19 @@ class ServedModels(Sequence[ServedModel]):
     """
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
-        self._models = tuple(models)
-        if not self._models:
+        given = tuple(models)
+        if not given:
             raise ValueError("A server needs at least one model.")
+        count = Counter(model.name.casefold() for model in given)
+        self._models = tuple(
+            model.told_apart() if count[model.name.casefold()] > 1 else model for model in given
+        )
         for index, model in enumerate(self._models):
             if any(other.is_called(model.name) for other in self._models[:index]):
                 raise ValueError(f"Two of the models are called {model.name}; name each once.")
 
     def find(self, name: str | None) -> ServedModel:
-        """The model of this name, Hub id or alias, in any case; the first for ``None``.
+        """The model of this name, Hub id or alias, in any case, or that and ``@BITS``; the first for None.
 
         Raises:
             ModelNotServedError: there is none; the message lists those that there are.
@@ -79,9 +97,10 @@ class ServedModels(Sequence[ServedModel]):
         for model in self._models:
             if model.is_called(name):
                 return model
-        entry = find_entry(name)  # an alias, perhaps; what is on the disk is not for clients to ask
+        alias, at, bits = name.partition("@")
+        entry = find_entry(alias)  # perhaps; what is on the disk is not for clients to ask
         for model in self._models:
-            if entry is not None and model.is_called(entry.name):
+            if entry is not None and model.is_called(f"{entry.name}{at}{bits}"):
                 return model
         served = ", ".join(model.name for model in self._models)
         raise ModelNotServedError(f"The model {name[:100]!r} is not served here; there is {served}.")

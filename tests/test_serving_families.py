@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from promptgen.captioning import Captioner
+from promptgen.cli.choices import Quantization
+from promptgen.cli.quantized_names import split_quantization
+from promptgen.serving.errors import ModelNotServedError
+from promptgen.serving.models import ServedModel, ServedModels
 
 from .command_line import Promptgen
 from .paligemma_checkpoints import make_paligemma, pictures
@@ -18,6 +24,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
 SHORT = {"max_new_tokens": 8}
+BASE = "Florence-2-base-PromptGen-v2.0"
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +34,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(checkpoint: Path) -> Iterator[ServerProcess]:
-    """With one of each family: PaliGemma's, which is the first, with weights of 8 bits."""
-    with serving_process("--model", "demo", model=f"{checkpoint}@8") as server:
+    """With one of each family: PaliGemma's, which is the first, with weights of 8 bits, Florence-2's with
+    these and others."""
+    with serving_process("--model", "demo", "--model", "demo@8", model=f"{checkpoint}@8") as server:
         yield server
 
 
@@ -73,9 +81,75 @@ def test_the_list_of_models_tells_family_and_quantization(client: httpx.Client) 
     assert (demo["family"], demo["quantization"], demo["default_instruction"]) == (
         "florence2", "none", "GENERATE_TAGS",
     )  # fmt: skip
+    assert models["demo@8"]["quantization"] == "8"
     assert "DESCRIBE" in tiny["instructions"]
     assert "OD" not in tiny["instructions"], "its family has no such"
     assert client.get("/v1/models/tiny-paligemma").json()["family"] == "paligemma"
+
+
+@pytest.mark.parametrize(
+    "name", ["tiny-paligemma", "tiny-paligemma@8", "TINY-paligemma@8", "demo@none", "demo@8"]
+)
+def test_a_model_is_called_with_its_bits_and_without(client: httpx.Client, picture: Path, name: str) -> None:
+    assert captions(client, picture, model=name)["text"]
+    found = client.get(f"/v1/models/{name}:CAPTION").json()
+    assert found["quantization"] == ("none" if "none" in name else "8")
+
+
+def test_of_other_bits_than_its_own_it_is_not_called(client: httpx.Client, picture: Path) -> None:
+    for name in ("tiny-paligemma@4", "tiny-paligemma@none", "demo@4"):
+        answer = client.post("/v1/captions", json={"image": encoded(picture), "model": name})
+        assert "there is tiny-paligemma, demo, demo@8." in check_failure(answer, 404, "model_not_found")
+
+
+def models_of(*bits: str) -> ServedModels:
+    """As if served with so many of each."""
+    return ServedModels(ServedModel.of(Captioner(BASE, quantization=one)) for one in bits)
+
+
+def test_of_one_name_models_are_told_apart_by_their_bits() -> None:
+    for given in (("none", "4"), ("4", "none")):
+        models = models_of(*given)
+        assert {one.name for one in models} == {BASE, f"{BASE}@4"}
+        for name in (BASE, "promptgen_base_v2.0", f"MiaoshouAI/{BASE}"):
+            assert models.find(name).captioner.quantization == "none"
+            assert models.find(f"{name}@none").captioner.quantization == "none"
+            assert models.find(f"{name}@4").captioner.quantization == "4"
+    models = models_of("8", "4")
+    assert [one.name for one in models] == [f"{BASE}@8", f"{BASE}@4"]
+    assert models.find(None).captioner.quantization == "8"
+    with pytest.raises(ModelNotServedError, match=f"there is {BASE}@8, {BASE}@4"):
+        models.find(BASE)
+    with pytest.raises(ValueError, match=f"Two of the models are called {BASE}@4"):
+        models_of("4", "4")
+
+
+@pytest.mark.parametrize("bits", ["5", "16", "0"])
+def test_bits_that_there_are_not_are_told(
+    promptgen: Promptgen, checkpoint: Path, tmp_path: Path, bits: str
+) -> None:
+    picture = tmp_path / "a.png"
+    pictures(1)[0].save(picture)
+    picture.with_suffix(".txt").write_text("a cat", encoding="utf-8")
+    for name in (checkpoint, "demo", "google/paligemma-3b-mix-224", "./nowhere"):
+        for command in (
+            ("serve", "--port", 0),
+            ("evaluate", "--data", tmp_path, "-i", "CAPTION", "--output", tmp_path / "out"),
+        ):
+            ended = promptgen(*command, "-m", f"{name}@{bits}", "--offline")
+            assert ended.status == 2, ended.stderr
+            assert f"no weights of {bits} bits" in ended.stderr
+            assert "none, 8, 4" in ended.stderr
+
+
+def test_a_folder_may_be_called_as_if_it_had_bits(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTGEN_MODELS", str(tmp_path))
+    shutil.copytree(checkpoint, tmp_path / "tiny@5")
+    for given in ("tiny@5", str(tmp_path / "tiny@5")):
+        assert split_quantization(given, Quantization.EIGHT) == (given, Quantization.EIGHT)
+    assert split_quantization("tiny@5@4", Quantization.NONE) == ("tiny@5", Quantization.FOUR)
 
 
 def test_old_clients_are_told_what_they_can_ask(client: httpx.Client, picture: Path) -> None:
