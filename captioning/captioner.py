@@ -117,11 +117,12 @@ class Captioner:
         feature_cache: where image features live; the process's shared one by default.
         batch_size: the most answers, one per picture and instruction, that are decoded together. By default
             as many as the device's free memory takes, up to 64 on CUDA, 16 on MPS and 8 on a CPU. When memory
-            runs out it is halved, with a warning. It does not change any answer.
+            runs out it is halved, with a warning. It changes no answer in fp32, and otherwise by rounding
+            only.
         loras: LoRA adapters as ``peft`` saves them, each by folder, Hub id or name, and with its strength (1
             as trained). Several add up. The checkpoint itself is loaded once, whatever is added to it.
-        quantization: ``none``, or the bits in which the language model's weights are held: ``8`` or ``4``.
-            Less memory, and answers that are nearly the same. ``4`` needs bitsandbytes.
+        quantization: ``none``, or the bits in which the language model's weights are held, ``8`` or ``4``, as
+            a text or a number. Less memory, and answers that are nearly the same. ``4`` needs bitsandbytes.
 
     Raises:
         ValueError: ``batch_size`` is below 1, a strength is no number, or an unknown ``quantization``.
@@ -137,10 +138,13 @@ class Captioner:
         feature_cache: FeatureCache | None = None,
         batch_size: int | None = None,
         loras: Sequence[tuple[str | os.PathLike[str], float]] = (),
-        quantization: str = "none",
+        quantization: str | int = "none",
     ) -> None:
-        if quantization not in QUANTIZATIONS:
-            raise ValueError(f"quantization is {quantization!r}; it takes {', '.join(QUANTIZATIONS)}.")
+        bits = str(quantization) if isinstance(quantization, int) else quantization
+        if bits not in QUANTIZATIONS:
+            raise ValueError(
+                f"quantization is {quantization!r}; it takes {', '.join(map(repr, QUANTIZATIONS))}."
+            )
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it takes 1 or more.")
         for name, strength in loras:
@@ -149,7 +153,7 @@ class Captioner:
         self.model = str(model)
         self.device = device
         self.dtype = dtype
-        self.quantization = quantization
+        self.quantization = bits
         self.batch_size = batch_size
         self.loras = tuple((os.fspath(name), float(strength)) for name, strength in loras)
         self._manager = manager

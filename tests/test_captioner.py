@@ -370,6 +370,17 @@ def test_what_is_wrong_for_all_is_said_before_the_first_picture(manager: ModelMa
         captioner(manager, batch_size=0)
 
 
+def test_bits_are_a_text_or_a_number(manager: ModelManager) -> None:
+    assert (
+        captioner(manager, quantization=4).quantization == captioner(manager, quantization="4").quantization
+    )
+    [result] = captioner(manager, quantization=8).caption(PICTURES[0], "CAPTION", SHORT)
+    assert result.ok
+    for wrong in (5, "5", True, None, 8.0):
+        with pytest.raises(ValueError, match=f"quantization is {wrong!r}; it takes 'none', '8', '4'"):
+            captioner(manager, quantization=wrong)
+
+
 def test_a_limit_above_the_decoder_is_an_error(manager: ModelManager) -> None:
     options = CaptionOptions(generation=GenerationOptions(max_new_tokens=1025))
     with pytest.raises(ValueError, match="1025; the decoder of this checkpoint has 1024"):

@@ -367,7 +367,7 @@ def test_wrong_combinations_are_told_before_anything_is_downloaded(manager: Mode
         manager.acquire("no/such-model", device="cpu", dtype="int8", quantization="4"),
     ):
         pass
-    with pytest.raises(ValueError, match="none, 8, 4"):
+    with pytest.raises(ValueError, match="'none', '8', '4'"):
         Captioner("demo", quantization="2")
     with (
         pytest.raises(ValueError, match="cannot be loaded as fp16"),
