@@ -200,8 +200,9 @@ def _serve(
     from ..serving.run import run
     from ..serving.scheduler import Scheduler
 
+    served = [ServedModel.of(captioner) for captioner in captioners]
     try:
-        models = ServedModels(ServedModel.of(captioner) for captioner in captioners)
+        models = ServedModels(served)
     except ValueError as error:
         raise UsageError(str(error)) from error
     metrics = Metrics()

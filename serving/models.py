@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, overload
 
 from ..captioning import default_instruction
 from ..captioning.instructions import instructions_of
-from ..models_cache import entry_of, family_of_model, find_entry
+from ..models_cache import entry_of, family_of_model, find_checkpoint, find_entry
+from ..models_cache.families import family_of
 from .errors import ModelNotServedError
 
 if TYPE_CHECKING:
@@ -31,9 +32,14 @@ class ServedModel:
 
     @classmethod
     def of(cls, captioner: Captioner) -> ServedModel:
-        """The model of ``captioner``, whose files must be there or have an entry in the catalogue."""
+        """The model of ``captioner``, whose files must be there or have an entry in the catalogue.
+
+        Raises:
+            CheckpointError: it is of a family that is not known here.
+        """
         entry = entry_of(captioner.model)
-        family = family_of_model(captioner.model)
+        found = find_checkpoint(captioner.model)
+        family = family_of_model(captioner.model) if found is None else family_of(found)
         known = () if entry is None else tuple(entry.instructions)
         if entry is None:
             folder = Path(captioner.model)  # where it lies is not for clients to know

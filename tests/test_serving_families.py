@@ -16,6 +16,7 @@ from promptgen.cli.quantized_names import split_quantization
 from promptgen.serving.errors import ModelNotServedError
 from promptgen.serving.models import ServedModel, ServedModels
 
+from .checkpoints import edit_json
 from .command_line import Promptgen
 from .paligemma_checkpoints import make_paligemma, pictures
 from .serving_host import ServerProcess, check_failure, serving_process
@@ -150,6 +151,17 @@ def test_a_folder_may_be_called_as_if_it_had_bits(
     for given in ("tiny@5", str(tmp_path / "tiny@5")):
         assert split_quantization(given, Quantization.EIGHT) == (given, Quantization.EIGHT)
     assert split_quantization("tiny@5@4", Quantization.NONE) == ("tiny@5", Quantization.FOUR)
+
+
+def test_a_family_that_is_not_known_ends_it_at_start(
+    promptgen: Promptgen, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "other")
+    edit_json(folder / "config.json", lambda config: config.update(model_type="llava"))
+    ended = promptgen("serve", "--port", 0, "--model", "demo", "--model", folder, "--offline")
+    assert ended.status == 1, ended.stderr
+    assert f"{folder / 'config.json'} states model_type 'llava'" in ended.stderr
+    assert "Serving" not in ended.stderr
 
 
 def test_old_clients_are_told_what_they_can_ask(client: httpx.Client, picture: Path) -> None:
