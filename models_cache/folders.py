@@ -203,11 +203,18 @@ def _of_folder(text: str, folder: Path) -> Reference:
         return Reference(text, (folder.name,), None, entry, folder)
     entry = find_entry(hub_id or folder.name)
     if hub_id is None and entry is not None:
-        hub_id = entry.hub_id
+        if entry.hub_id is None and not _is_same(folder, entry.folder):
+            entry = None  # which has a place of its own, and a name that many folders may have
+        else:
+            hub_id = entry.hub_id
     if hub_id is None and "--" in folder.name:
         named = folder.name.replace("--", "/", 1)
         hub_id = named if HUB_ID.fullmatch(named) else None
     return Reference(text, (folder.name,), hub_id, entry, folder)
+
+
+def _is_same(folder: Path, other: Path | None) -> bool:
+    return other is not None and os.path.realpath(folder) == os.path.realpath(other)
 
 
 def looks_like_path(text: str) -> bool:

@@ -31,21 +31,24 @@ def family_of_model(model: str) -> str:
 
 
 def told_family(model: str) -> str | None:
-    """The family of a model of the built-in catalogue, or of one on this computer by its ``config.json``;
-    None of any other.
+    """The family of a model by the name of the built-in catalogue, of one on this computer by its
+    ``config.json``; None of any other.
+
+    A folder that is called as a built-in model is what its ``config.json`` says, if that says anything.
 
     Raises:
         ModelNotFoundError: the name stands for nothing.
         CatalogueError: the user's catalogue cannot be understood.
     """
     reference = resolve(model)
-    if reference.entry is not None and is_built_in(reference.entry):
-        return reference.entry.family
+    entry = reference.entry if reference.entry is not None and is_built_in(reference.entry) else None
+    if entry is not None and reference.folder in (None, entry.folder):
+        return entry.family
     for folder in candidates(reference, cache_folder()):
         family = _in_folder(folder)
         if family is not None:
             return family
-    return None
+    return None if entry is None else entry.family
 
 
 def _in_folder(folder: Path) -> str | None:
