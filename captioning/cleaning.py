@@ -3,6 +3,9 @@
 What is taken out leaves no trace: no doubled comma or space, no space before a full stop. The order of work
 is characters, brackets, words, and the chopped end last. Doing it twice gives what doing it once gives: the
 second time nothing is truncated any more.
+
+Among tags, those of a face (``;d``) and a slash or the like between two letters (``fate/stay_night``) are no
+stray characters: without them it would be another tag.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from .instructions import AnswerKind, Instruction
 from .mixed import MixedParts, split_mixed
 from .tags import is_emoticon, is_kaomoji
-from .wording import SEPARATORS, sentence_ends
+from .wording import SEPARATORS, sentence_ends, sure_ends
 from .words import longest_run
 
 __all__ = ["CleaningOptions", "clean_answer", "clean_tags", "clean_text", "is_cleaned"]
@@ -23,11 +26,16 @@ _KINDS = (AnswerKind.CAPTION, AnswerKind.TAGS, AnswerKind.MIXED)
 
 _GONE = "\0"  # stands where something was taken out, until that is tidied up
 _STOPS = ".!?…。！？"
-_AFTER = f"{_STOPS};:)]}}\"'”’"  # what may follow a word without being a part of it
+_BEFORE = "([{\"'“‘"  # what may precede a word without being a part of it
+_AFTER = f"{_STOPS};:)]}}\"'”’"  # what may follow it
 _LONGEST_FACE = 16
+_NOWHERE = slice(0, 0)
 _WORD = re.compile(rf"[^\s,{_GONE}]+")
-_CORE = re.compile(rf"(?P<before>[(\[{{\"'“‘]*)(?P<core>.*?)(?P<after>[{re.escape(_AFTER)}]*)", re.DOTALL)
+_CORE = re.compile(
+    rf"(?P<before>[{re.escape(_BEFORE)}]*)(?P<core>.*?)(?P<after>[{re.escape(_AFTER)}]*)", re.DOTALL
+)
 _COMMA = re.compile(r",(?!\d)|[，、]")
+_WITHIN_TAG = re.compile(r"(?<=[^\W_])[/:;](?=[^\W_])")  # fate/zero, re:zero, steins;gate
 _ENDED = re.compile(rf"[{_STOPS}][\"'”’)\]」』]*\Z")
 
 # A pair of brackets in which nothing is left.
@@ -51,8 +59,11 @@ class CleaningOptions:
         ValueError: a value is outside its range; the message names the setting, the value and the range.
     """
 
-    complete_sentences: bool = False  # cut a chopped end back to the last full stop or comma
-    remove_characters: str = ""  # each of these characters goes; white space between them is nothing
+    # Cut a chopped end back to the last full stop; or to a comma after it, which becomes one; or by a word.
+    complete_sentences: bool = False
+    # Each of these characters goes, but those within tags and of faces among tags, such as fate/zero and ;d.
+    # White space between them is nothing.
+    remove_characters: str = ""
     remove_brackets: str = ""  # pairs, such as "()[]", that go with all that is between them
     # The longest run of letters and digits that a word may have. Scripts without spaces have no such words.
     max_word_length: int | None = None
@@ -119,8 +130,8 @@ def clean_text(text: str, options: CleaningOptions, *, truncated: bool = False) 
     """Prose after clean-up.
 
     With ``complete_sentences`` the end is chopped if the answer was cut off in the middle of a sentence, or
-    if it has several of which the last has no full stop. One that has no full stop at all and was not cut off
-    is a caption of that style, and stays.
+    if it has several of which the last has no full stop. One that was not cut off and surely has no full stop
+    (the one of "u.s." is none) is a caption of that style, and stays.
     """
     if options == CleaningOptions():
         return text
@@ -133,28 +144,37 @@ def clean_tags(text: str, options: CleaningOptions, *, truncated: bool = False) 
     """Comma-separated tags after clean-up; with ``complete_sentences`` the last goes if it was cut off."""
     if options == CleaningOptions():
         return text
+    everything = slice(0, len(text))
     if not (options.complete_sentences and truncated):
-        return _tidied(_without(text, options))
-    return _complete_tags(_open_ended(text, options))
+        return _tidied(_without(text, options, everything))
+    return _complete_tags(_open_ended(text, options, everything))
 
 
 def _clean_mixed(text: str, options: CleaningOptions, truncated: bool, tags_first: bool) -> str:
-    tidy = _tidied(_without(text, options))
+    tags = _place_of_tags(text, tags_first) if options.remove_characters else _NOWHERE
+    tidy = _tidied(_without(text, options, tags))
     if not options.complete_sentences:
         return tidy
     parts = split_mixed(tidy, tags_first=tags_first)
     if _ends_in_tags(tidy, parts):
-        return _complete_tags(_open_ended(text, options)) if truncated else tidy
+        return _complete_tags(_open_ended(text, options, tags)) if truncated else tidy
     prose = parts.prose if tidy.endswith(parts.prose) else parts.prose.rpartition("\n")[2]
     start = len(tidy) - len(prose)
-    completed = _complete_prose(_open_ended(text, options)[start:], truncated, options)
+    completed = _complete_prose(_open_ended(text, options, tags)[start:], truncated, options)
     return (tidy[:start] + completed).rstrip(SEPARATORS)
 
 
-def _open_ended(text: str, options: CleaningOptions) -> str:
+def _place_of_tags(text: str, tags_first: bool) -> slice:
+    """Where the tags of a mixed answer stand; nowhere if they are in several places."""
+    parts = split_mixed(text, tags_first=tags_first)
+    start = text.rfind(parts.tags) if _ends_in_tags(text, parts) else text.find(parts.tags)
+    return slice(start, start + len(parts.tags)) if start >= 0 else _NOWHERE
+
+
+def _open_ended(text: str, options: CleaningOptions, tags: slice = _NOWHERE) -> str:
     """``text`` without what is taken out, but with a comma at its end, which says that what precedes it is
     whole."""
-    tidy = _tidied(_without(text, options))
+    tidy = _tidied(_without(text, options, tags))
     return tidy + "," if tidy and text.rstrip().endswith(",") else tidy
 
 
@@ -167,8 +187,9 @@ def _ends_in_tags(text: str, parts: MixedParts) -> bool:
 
 
 def _complete_prose(text: str, truncated: bool, options: CleaningOptions) -> str:
-    """Prose without the sentence that its end is in the middle of, or with as much of it as a comma ends."""
-    ends = sentence_ends(text)
+    """Prose without the sentence that its end is in the middle of, or with as much of it as a comma ends; or
+    else without its last word, if that may be half of one."""
+    ends = sure_ends(text, truncated=truncated) or (sentence_ends(text) if truncated else [])
     if _ENDED.search(text) or not (truncated or ends):
         return text.rstrip(SEPARATORS)
     may_stop = "." not in options.remove_characters  # in the place of the comma
@@ -177,7 +198,10 @@ def _complete_prose(text: str, truncated: bool, options: CleaningOptions) -> str
     if comma and (may_stop or not ends):
         cut = text[:comma].rstrip(SEPARATORS)
         return cut + "." if ends and not _ENDED.search(cut) else cut
-    return text[:stop].rstrip() if stop else text.rstrip(SEPARATORS)
+    if stop:
+        return text[:stop].rstrip()
+    whole = text.rstrip(SEPARATORS).rsplit(maxsplit=1)
+    return whole[0].rstrip(SEPARATORS) if whole else ""
 
 
 def _complete_tags(text: str) -> str:
@@ -188,11 +212,15 @@ def _complete_tags(text: str) -> str:
     return text[:comma].rstrip(SEPARATORS) if comma else text.rstrip(SEPARATORS)
 
 
-def _without(text: str, options: CleaningOptions) -> str:
-    """``text`` with a mark for all that is taken out."""
-    text = text.replace(_GONE, "")
-    if options.remove_characters:
-        text = _mark_characters(text, options.remove_characters)
+def _without(text: str, options: CleaningOptions, tags: slice = _NOWHERE) -> str:
+    """``text`` with a mark for all that is taken out; ``tags`` says where it has tags."""
+    before, within, after = (
+        part.replace(_GONE, "") for part in (text[: tags.start], text[tags], text[tags.stop :])
+    )
+    if characters := options.remove_characters:
+        before, after = (_mark_characters(part, characters) for part in (before, after))
+        within = _mark_in_tags(within, characters)
+    text = before + within + after
     if options.remove_brackets:
         text = _mark_brackets(text, options.remove_brackets)
     if options.max_word_length is not None:
@@ -209,18 +237,37 @@ def _mark_characters(text: str, characters: str) -> str:
 
     def mark(match: re.Match[str]) -> str:
         word = match.group()
-        return _GONE if _is_face(word) and one.search(word) else one.sub(_GONE, word)
+        face = _face(word)
+        whole = _GONE if one.search(word[face]) else word[face]
+        return one.sub(_GONE, word[: face.start]) + whole + one.sub(_GONE, word[face.stop :])
 
     return one.sub(_GONE, _WORD.sub(mark, text))
+
+
+def _mark_in_tags(text: str, characters: str) -> str:
+    """Every one of ``characters`` marked that is no part of a tag, as it is in faces and between letters."""
+
+    def mark(match: re.Match[str]) -> str:
+        word = match.group()
+        kept = set(range(len(word))[_face(word)])
+        for sign in _WITHIN_TAG.finditer(word):
+            if word[sign.start() - 1] not in characters and word[sign.end()] not in characters:
+                kept.add(sign.start())
+        return "".join(
+            _GONE if character in characters and position not in kept else character
+            for position, character in enumerate(word)
+        )
+
+    text = _WORD.sub(mark, text)
+    return text.replace(",", _GONE) if "," in characters else text
 
 
 def _mark_brackets(text: str, brackets: str) -> str:
     """Every pair marked, with what is in it; one without a partner stays, and so do those of faces."""
     plain = {
-        position
+        word.start() + position
         for word in _WORD.finditer(text)
-        if _is_face(word.group())
-        for position in range(*word.span())
+        for position in range(len(word.group()))[_face(word.group())]
     }
     inside = bytearray(len(text))
     for opening, closing in zip(brackets[::2], brackets[1::2], strict=True):
@@ -239,10 +286,19 @@ def _mark_brackets(text: str, brackets: str) -> str:
 
 
 def _is_face(word: str) -> bool:
-    """Whether brackets and underscores of ``word`` are those of a face, with punctuation after it perhaps."""
+    """Whether brackets and underscores of ``word`` are those of a face, with punctuation about it perhaps."""
+    return _face(word) != _NOWHERE
+
+
+def _face(word: str) -> slice:
+    """What of ``word`` is a face, with nothing but punctuation around it; nothing if it is none."""
     least = len(word.rstrip(_AFTER))
-    faces = (word[:end] for end in range(max(1, least), min(len(word), least + _LONGEST_FACE) + 1))
-    return any(is_emoticon(face) or is_kaomoji(face) for face in faces)
+    opened = len(word) - len(word.lstrip(_BEFORE))
+    for start in (0, opened) if opened else (0,):
+        for end in range(min(len(word), least + _LONGEST_FACE), max(start, least - 1), -1):
+            if is_emoticon(word[start:end]) or is_kaomoji(word[start:end]):
+                return slice(start, end)
+    return _NOWHERE
 
 
 def _mark_words(text: str, goes: Callable[[str], bool]) -> str:

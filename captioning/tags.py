@@ -30,7 +30,12 @@ Rules = str | Mapping[str, str] | Iterable[str | tuple[str, str]]
 
 # What `is_kaomoji` does not know by its shape, of those that the WD14 taggers keep.
 _KAOMOJI = frozenset(["(o)_(o)", "<o>_<o>", "6_9"])
-_EMOTICON = re.compile(r"[<>]?[:;=8][-'^o]?[()]+|[()]+[-'^o]?[:;=8]", re.IGNORECASE)
+_EMOTICON = re.compile(
+    r"""[<>]?[:;=8][-'^o]?[()]+ | [()]+[-'^o]?[:;=8]  # :) and (:
+    | [<>]?[:;=][-'^]?(?:[dopqtixc3]|[/\\|<>*@^]{1,2}) | [x8][dp3]  # :d, ;p, :/, xd
+    | \\[a-z|]{1,2}/ | (?:/\\){2,}/? | \^[\^o]\^""",  # \m/, /\/\/\, ^^^
+    re.IGNORECASE | re.VERBOSE,
+)
 _MOST_CHARACTERS = 100_000  # that replacements may make of an answer that has fewer
 _LINE_BREAKS = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")  # those of str.splitlines
 
@@ -183,7 +188,8 @@ def is_kaomoji(word: str) -> bool:
 
 
 def is_emoticon(word: str) -> bool:
-    """Whether ``word`` is a face with brackets in it, such as ``:)`` or ``;-(``."""
+    """Whether ``word`` is a face without an underscore, such as ``:)``, ``;d``, ``:/`` or ``\\m/``, as image
+    boards have them."""
     return _EMOTICON.fullmatch(_unescape(word)) is not None
 
 

@@ -53,7 +53,7 @@ class QuestionFlags:
         bool | None,
         typer.Option(
             "--complete-sentences/--no-complete-sentences",
-            help="Cut a chopped end back to the last full stop or comma.",
+            help="Cut a chopped end back to the last full stop or comma, or by a word.",
             rich_help_panel=CLEANING,
         ),
     ] = None
@@ -73,7 +73,7 @@ class QuestionFlags:
         int | None,
         typer.Option(
             metavar="N",
-            help="Words with more letters in a row go; 0 is off.",
+            help="Words with more letters or digits in a row go; 0 is off.",
             rich_help_panel=CLEANING,
         ),
     ] = None

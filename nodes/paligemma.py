@@ -220,7 +220,8 @@ def _cleaning_inputs() -> list[Any]:
             "complete_sentences",
             optional=True,
             default=_FIRST.complete_sentences,
-            tooltip="Cut an answer that breaks off back to its last full stop, or else its last comma.",
+            tooltip="Cut an answer that breaks off back to its last full stop or comma, whichever comes "
+            "later; a comma after a full stop becomes one. With neither, only its last word goes.",
         ),
         io.String.Input(
             "remove_characters",
@@ -240,7 +241,8 @@ def _cleaning_inputs() -> list[Any]:
             default=_FIRST.max_word_length,
             min=0,
             max=1000,
-            tooltip="Take out words of more characters than this; 0: none is too long.",
+            tooltip="Take out words with more letters or digits in a row than this; underscores and hyphens "
+            "end a row. 0: none is too long.",
         ),
         io.Boolean.Input(
             "drop_underscored",

@@ -24,7 +24,8 @@ PIECES = st.sampled_from(
         "a cat", "Tall.", "He sits", ",", ", ", ".", " ", "\n", "\n\n", "(", ")", "[", "]", "{", "}", "\\(",
         "\\)", "^_^", ">_<", "(o)_(o)", ":(", ":)", "blue_sky", "_", "__", ENDLESS, f"x_{ENDLESS}", "#", "/",
         ";", "~", '"', "*", "...", "!", "?", "1,000", "3.5", "中文。", "Mr.", "e.g", "-", "'", "”", "\0", "…",
-        "，", "、",
+        "，", "、", "u.s.", "J.", "5 p.m.", "live!", "It is", ";d", ":/", "\\m/", "/\\/\\/\\",
+        "fate/stay_night", "hat.", "the",
     ]
 )  # fmt: skip
 ANSWERS = st.one_of(st.lists(PIECES, max_size=12).map("".join), st.lists(PIECES).map(" ".join), st.text())
@@ -44,8 +45,14 @@ OPTIONS = st.builds(
         ("A cat sits. It has a red h", "A cat sits."),
         ("A cat sits. It has a hat, and a red sc", "A cat sits. It has a hat."),
         ("A cat in a hat, with a red sc", "A cat in a hat"),
-        ("A cat with 1,000 red ha", "A cat with 1,000 red ha"),
-        ("Mr. Smith has a c", "Mr. Smith has a c"),
+        ("A cat with 1,000 red ha", "A cat with 1,000 red"),  # no word is kept that may be half of one
+        ("Mr. Smith has a c", "Mr. Smith has a"),
+        ("a woman stands in a\ngarden", "a woman stands in a"),
+        ("woma", "woma"),
+        ("一只猫坐", "一只猫坐"),
+        ("A cat sits. A man in a u.s. army jac", "A cat sits."),
+        ("A flag of the U.S. on a po", "A flag of the U.S."),
+        ("what a sight! the cat si", "what a sight!"),
         ("It is 3.5 m high. Its to", "It is 3.5 m high."),
         ("A cat sits. It has a hat, ", "A cat sits. It has a hat."),
         ("A cat sits.", "A cat sits."),
@@ -64,6 +71,49 @@ def test_a_chopped_end_goes_back_to_the_last_full_stop_or_comma(answer: str, com
 def test_an_answer_that_was_not_cut_off_is_only_chopped_if_it_has_sentences() -> None:
     assert clean_text("A cat, sitting on a mat", COMPLETE) == "A cat, sitting on a mat"
     assert clean_text("A cat sits. It has a hat, and a", COMPLETE) == "A cat sits. It has a hat."
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "A flag of the U.S. on a pole",
+        "A portrait of J. R. R. Tolkien",
+        "a portrait of j. r. r. tolkien",
+        "a clock showing 5 p.m. on a wall",
+        "animals, e.g. cats and dogs",
+        "a poster of love live! with two girls",
+        "a poster of Love Live! School Idol Project",
+        "a logo of Yahoo! on a wall",
+        'a sign with "Yahoo!" on it',
+        "a view of Mt. Fuji at dawn",
+        "a logo of Warner Bros. on a wall",
+        "Who is it? asks the cat",
+        "A cat... on a mat",
+        "A cat… on a mat",
+        "1. A cat on a mat",
+        "ラブライブ！の二人",
+        "a photo of J. A. Smith",
+    ],
+)
+def test_a_full_stop_within_a_sentence_chops_no_whole_caption(whole: str) -> None:
+    assert clean_text(whole, COMPLETE) == whole
+    assert clean_text(f"{whole}.", COMPLETE) == f"{whole}."
+    assert clean_text(f"He sits. {whole}", COMPLETE).startswith("He sits.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "complete"),
+    [
+        ("A cat sits. A man wears a u.s. army jacket", "A cat sits."),
+        ("A flag of the U.S. It hangs on a", "A flag of the U.S."),
+        ("What a sight! The cat sits on a", "What a sight!"),
+        ("Is it the letter A? It is red, and a", "Is it the letter A? It is red."),
+        ("This is the dog's. it has a", "This is the dog's."),
+        ("一只猫坐着。它有一", "一只猫坐着。"),
+    ],
+)
+def test_an_unfinished_end_after_a_sure_full_stop_goes(answer: str, complete: str) -> None:
+    assert clean_text(answer, COMPLETE) == complete
 
 
 @pytest.mark.parametrize(
@@ -98,6 +148,49 @@ def test_characters_go_and_leave_nothing_behind(answer: str, clean: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("tags", "clean"),
+    [
+        ("cat, ;d, dog", "cat, ;d, dog"),
+        ("cat, ;p, ;o, ^_^, dog", "cat, ;p, ;o, ^_^, dog"),
+        ("cat, ;d; dog", "cat, ;d dog"),
+        (r"cat, \m/, dog", r"cat, \m/, dog"),
+        ("cat, /\\/\\/\\, dog", "cat, /\\/\\/\\, dog"),
+        ("fate/stay_night, cat", "fate/stay_night, cat"),
+        ("hololive/english, fate/stay night, steins;gate", "hololive/english, fate/stay night, steins;gate"),
+        (r"saber_\(fate/stay_night\), cat", r"saber_\(fate/stay_night\), cat"),
+        ("cat/, /dog, #hat, ;, bird/", "cat, dog, hat, bird"),
+        ("cat #1; dog", "cat 1 dog"),
+        ('(;d), ";p", dog', "(;d), ;p, dog"),
+        ("(# ;d", "(;d"),
+    ],
+)
+def test_tags_that_have_such_characters_stay_whole(tags: str, clean: str) -> None:
+    assert clean_tags(tags, CHARACTERS) == clean
+    assert clean_tags(clean, CHARACTERS) == clean
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "clean"),
+    [
+        (
+            "LONG_PROMPT",
+            "fate/stay_night, ;d, blue_sky, #1girl, a woman; and/or a man stands here.",
+            "fate/stay_night, ;d, blue_sky, 1girl, a woman and or a man stands here.",
+        ),
+        (
+            "MIXED_CAPTION",
+            "A cat; and/or ;d.\n\ncat, ;d, fate/zero #1",
+            "A cat and or.\n\ncat, ;d, fate/zero 1",
+        ),
+        ("LONG_PROMPT", "fate/zero, blue_sky, ;d", "fate/zero, blue_sky, ;d"),
+        ("CAPTION", "A cat and/or ;d", "A cat and or"),
+    ],
+)
+def test_tags_stay_whole_beside_prose(name: str, raw: str, clean: str) -> None:
+    assert parse_answer(name, raw, SIZE, cleaning=CHARACTERS).text == clean
+
+
+@pytest.mark.parametrize(
     ("answer", "clean"),
     [
         ("a cat (red [and (very) blue]) sits", "a cat sits"),
@@ -107,6 +200,7 @@ def test_characters_go_and_leave_nothing_behind(answer: str, clean: str) -> None
         ("a cat) red (and) blue", "a cat) red blue"),
         ("(a) cat", "cat"),
         (":(, cat, :), hat", ":(, cat, :), hat"),
+        ("a cat (smiling :d), hat", "a cat, hat"),
         (r"saber_\(fate\), cat", "saber, cat"),
         ("(o)_(o), cat", "(o)_(o), cat"),
         ("a (b] c) d", "a d"),
@@ -200,6 +294,10 @@ def test_a_long_prompt_is_cut_in_its_prose_and_keeps_its_tags() -> None:
     assert result.prose == "a calm lake lies here. the wood is green."
     assert result.tags == ("waterfall", "blue_sky", "tree")
     assert (result.raw, result.truncated) == (raw, True)
+    chopped = "1girl, solo, blue_sky, a woman stands in a garden with fl"
+    kept = parse_answer("LONG_PROMPT", chopped, SIZE, truncated=True, cleaning=COMPLETE)
+    assert kept.text == "1girl, solo, blue_sky, a woman stands in a garden with"
+    assert parse_answer("LONG_PROMPT", chopped, SIZE, cleaning=COMPLETE).text == chopped
     only_tags = parse_answer(
         "LONG_PROMPT", "waterfall, blue_sky, tr", SIZE, truncated=True, cleaning=COMPLETE
     )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, event, example, given, settings
 from hypothesis import strategies as st
 from promptgen.captioning import TagOptions, edit_prose, edit_tags, join_tags, split_tags
-from promptgen.captioning.tags import is_kaomoji, parse_replacements
+from promptgen.captioning.tags import is_emoticon, is_kaomoji, parse_replacements
 
 ANY_TEXT = st.one_of(
     st.text(),
@@ -84,6 +84,22 @@ def test_faces_keep_their_underscore(face: str) -> None:
 )
 def test_words_are_no_faces(word: str) -> None:
     assert not is_kaomoji(word)
+
+
+@pytest.mark.parametrize(
+    "face",
+    [":)", ";-(", r":\(", "(:", ":d", ";D", ";p", ";o", ">:3", "=d", "xd", "x3", "8d", ":/", ":|", ">:<",
+     ":\\", ";<", r"\m/", r"\o/", r"\||/", "/\\/\\/\\", "^^^", "^o^"],
+)  # fmt: skip
+def test_faces_without_an_underscore(face: str) -> None:
+    assert is_emoticon(face)
+
+
+@pytest.mark.parametrize(
+    "word", ["", ";", "/", ";a", "8k", "xl", "x1", "c;", "a/b", ";dog", "cat;d", "=", "()"]
+)
+def test_what_is_no_face_without_an_underscore(word: str) -> None:
+    assert not is_emoticon(word)
 
 
 def test_underscores() -> None:
