@@ -83,6 +83,9 @@ def apply_preset(
 ) -> CaptionOptions:
     """``given`` with what the preset says wherever nothing was chosen: what was chosen wins.
 
+    Without sampling every attempt gives the same answer: where that was chosen, and no limit of retries, the
+    limit is 0. The conditions stay, so that answers are marked which fail them.
+
     Args:
         name: None changes nothing.
         given: a generation, cleaning or retry setting that differs from its default counts as chosen; all
@@ -97,11 +100,14 @@ def apply_preset(
     if not name:
         return given
     preset = find_preset(name)
+    retries = preset.retries
+    if given.generation.do_sample is False:
+        retries = dataclasses.replace(retries, limit=0)
     return dataclasses.replace(
         given,
         generation=_over(preset.generation, given.generation, explicit),
         cleaning=_over(preset.cleaning, given.cleaning, explicit),
-        retries=_over(preset.retries, given.retries, explicit),
+        retries=_over(retries, given.retries, explicit),
     )
 
 

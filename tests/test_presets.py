@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from promptgen.captioning import (
     PRESETS,
+    Captioner,
     CaptionOptions,
     CleaningOptions,
     GenerationOptions,
@@ -26,6 +27,7 @@ IMAGE = REFERENCE / "images" / expected()["images"][0]
 SHAPES = Path(__file__).parents[1] / "examples" / "circle-heart-square.png"
 QUICK = ("--model", REFERENCE, "--device", "cpu", "--dtype", "fp32")
 DRAWN = (*QUICK, "-i", "CAPTION", "--do-sample", "--num-beams", 1, "--max-new-tokens", 12, "--seed", 1)
+SEED_STEP = 0x9E3779B97F4A7C15  # from the seed of one attempt to that of the next
 SCRIPT = CaptionOptions(  # what the published batch script does
     GenerationOptions(
         num_beams=1, max_new_tokens=256, do_sample=True, temperature=0.7, top_k=50, top_p=0.9,
@@ -77,12 +79,25 @@ def test_what_is_not_of_a_preset_stays() -> None:
     assert apply_preset(None, given) is given
 
 
+def test_without_sampling_a_preset_asks_once() -> None:
+    still = CaptionOptions(GenerationOptions(do_sample=False))
+    found = apply_preset("long-prompt", still)
+    assert (found.generation.do_sample, found.retries) == (False, RetryOptions(0, 20, ("no_parallel",)))
+    # a limit that somebody chose stays, and is refused where it is used
+    chosen = dataclasses.replace(still, retries=RetryOptions(limit=3))
+    assert apply_preset("long-prompt", chosen).retries.limit == 3
+    with pytest.raises(ValueError, match="without sampling"):
+        Captioner("demo").inquire("CAPTION", apply_preset("long-prompt", chosen))
+    Captioner("demo").inquire("CAPTION", found)
+
+
 @pytest.mark.parametrize(
     ("flags", "changed"),
     [
         (["--temperature", 1.2, "--seed", 3], {"temperature": 1.2, "seed": 3}),
         (["--num-beams", 2, "--no-repeat-ngram-size", 0], {"num_beams": 2, "no_repeat_ngram_size": 0}),
         (["--retries", 0, "--no-do-sample"], {"limit": 0, "do_sample": False}),
+        (["--no-do-sample"], {"limit": 0, "do_sample": False}),
         (["--min-words", 0, "--retry-word", ""], {"min_words": 0, "retry_words": ()}),
         (
             ["--min-words", 5, "--retry-word", "a", "--retry-word", "b"],
@@ -151,7 +166,10 @@ def test_what_the_list_says_gives_the_same_options(promptgen: Promptgen, seen: l
     ("arguments", "told"),
     [
         (["--preset", "long-promt"], "Did you mean long-prompt? Known are: long-prompt."),
-        (["--preset", "long-prompt", "--no-do-sample"], "without sampling (do_sample) every attempt"),
+        (
+            ["--preset", "long-prompt", "--no-do-sample", "--retries", "10"],
+            "without sampling (do_sample) every attempt",
+        ),
         (["--retries", "3", "--min-words", "5"], "without sampling (do_sample) every attempt"),
         (["--do-sample", "--retries", "3"], "--retries has no use without --min-words or --retry-word"),
         (["--do-sample", "--retries", "101", "--min-words", "5"], "retries is 101; it takes a whole number"),
@@ -194,7 +212,8 @@ def test_good_answers_have_no_marks(promptgen: Promptgen) -> None:
 
 def test_an_answer_that_was_asked_again_says_how_often(promptgen: Promptgen) -> None:
     asked = (*DRAWN, "--temperature", 2, "--format", "jsonl")
-    drawn = [records(promptgen("caption", IMAGE, *asked, "--seed", 1 + attempt))[0] for attempt in range(5)]
+    seeds = [(1 + attempt * SEED_STEP) % 2**64 for attempt in range(5)]
+    drawn = [records(promptgen("caption", IMAGE, *asked, "--seed", seed))[0] for seed in seeds]
     words = [set(record["text"].replace(",", " ").split()) for record in drawn]
     word, attempt = next(
         (word, attempt)
