@@ -873,6 +873,23 @@ def test_other_instructions_do_not_mix_with_those_of_a_file(pictures: list[Item]
     assert [row["GENERATE_TAGS"] for row in rows] == [record(one).results[0]["text"] for one in pictures]
 
 
+def test_other_conditions_do_not_mix_with_those_of_a_file(pictures: list[Item], tmp_path: Path) -> None:
+    out = tmp_path / "c.csv"
+    run(tmp_path, pictures, CAPTION, forms=(Form.CSV,), output=out)
+    marked = "image, width, height, CAPTION, unmet"
+    with pytest.raises(OutputError) as raised:
+        run(tmp_path, pictures, CAPTION, forms=(Form.CSV,), output=out, marks=True)
+    assert "(image, width, height, CAPTION) of an earlier run" in str(raised.value)
+    assert "other instructions or conditions" in str(raised.value)
+    assert f"now: {marked}. " in str(raised.value)
+    assert "--existing overwrite" in str(raised.value)
+    again = {"forms": (Form.CSV,), "output": out, "existing": Existing.OVERWRITE}
+    run(tmp_path, pictures, CAPTION, marks=True, **again)
+    assert out.read_text().splitlines()[0] == marked.replace(" ", "")
+    with pytest.raises(OutputError, match="CAPTION, unmet\\) of an earlier run"):
+        run(tmp_path, pictures, CAPTION, forms=(Form.CSV,), output=out)
+
+
 def test_a_file_that_was_taken_away_comes_back_whole(pictures: list[Item], tmp_path: Path) -> None:
     out = tmp_path / "c.jsonl"
     run(tmp_path, pictures[:3], forms=(Form.JSONL,), output=out)

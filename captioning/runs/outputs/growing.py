@@ -167,7 +167,8 @@ class GrowingFile:
                 return _Standing(Extent())
             raise OutputError(
                 f"{str(self._path)!r} has other columns ({', '.join(mark['layout'])}) of an earlier run with "
-                "other instructions. Choose another name with --output, or move it away."
+                f"other instructions or conditions than now: {', '.join(self._lines.layout)}. Move it away, "
+                "or choose another name with --output, or replace it with --existing overwrite."
             )
         if there.size > standing.ours.size:
             with open(self._path, "r+b") as stream:
