@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..captioning.runs.outputs.texts import UNMET
 from ..captioning.runs.summary import summary
 from .reporting import FAILED, STOPPED, say, say_error
 
@@ -39,13 +40,20 @@ def tell_report(report: RunReport, page: Path | None, *, quiet: bool) -> None:
     if report.failed_before:
         say("Images that failed before, and have not changed, are tried again with --retry-errors.")
     if report.unmet and page is None and not quiet:
-        say("Which answers they are is told by a report: the same command with --report FILE.html writes it.")
+        say(f"Which answers they are is told by {_what_names_them(report)}")
     if report.failed or report.failed_before:
         say(f"Images that failed are listed in {report.errors}")
     if report.stopped and not (report.too_many_errors or report.gone):
         raise typer.Exit(STOPPED)
     if not report.complete:
         raise typer.Exit(FAILED)
+
+
+def _what_names_them(report: RunReport) -> str:
+    """Where the answers that fail the conditions are named, or what is to be done to have them named."""
+    if report.marked:
+        return f"the column {UNMET!r} of {', '.join(map(str, report.marked))}"
+    return "a report: the same command with --report FILE.html writes it."
 
 
 def _same_command() -> str:

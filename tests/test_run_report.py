@@ -18,13 +18,15 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from promptgen.captioning import Captioner, CaptionOptions, GenerationOptions
+from promptgen.captioning import Captioner, CaptionOptions, GenerationOptions, RetryOptions
 from promptgen.captioning.runs.journal import Journal
 from promptgen.captioning.runs.outputs import Column, OutputError, OutputOptions
 from promptgen.captioning.runs.records import Record
 from promptgen.captioning.runs.report import ReportOptions, check_report_place, write_report
 from promptgen.captioning.runs.report_statistics import FrequentTags, Lengths, Sample
 from promptgen.captioning.runs.run import RunOptions, RunReport, run_folder
+from promptgen.captioning.runs.told_options import told_options
+from promptgen.cli.run_end import tell_report
 
 HOSTILE = (
     '</dd><script>alert(1)</script><img src="http://a.example/x" onerror=alert(1)>"\'&amp;\u202e\x00\x1b'
@@ -209,6 +211,44 @@ def test_without_conditions_nothing_is_said_of_them(tmp_path: Path) -> None:
 
 def test_a_run_without_pictures_has_a_page(tmp_path: Path) -> None:
     assert written(tmp_path / "report.html", []).counts()["captioned"] == "0"
+
+
+# What is told beside it ---------------------------------------------------------------------
+
+
+def test_what_was_left_as_it_is_has_no_line(tmp_path: Path) -> None:
+    assert told_options(CaptionOptions()) == {}
+    given = told_options(CaptionOptions(GenerationOptions(num_beams=2, max_new_tokens=40, do_sample=False)))
+    assert given == {"beams": "2", "new tokens, at most": "40", "generation": "do_sample False"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [(0, "not asked again"), (1, "asked again once at most"), (3, "asked again 3 times at most")],
+)
+def test_how_often_answers_are_asked_again(limit: int, told: str) -> None:
+    options = CaptionOptions(retries=RetryOptions(limit, min_words=20))
+    assert told_options(options) == {"conditions": f"at least 20 words; {told}"}
+
+
+def end(capsys: pytest.CaptureFixture[str], run: RunReport, page: Path | None = None) -> str:
+    tell_report(run, page, quiet=False)
+    return capsys.readouterr().err
+
+
+def test_the_end_of_a_run_says_where_answers_that_fail_are_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = ended(captioned=3, unmet=2)
+    told = end(capsys, run)
+    assert "Answers kept though they fail the conditions: 2.\n" in told
+    assert "--report FILE.html" in told
+    tables = replace(run, marked=(Path("album.csv"), Path("album.parquet")))
+    told = end(capsys, tables)
+    assert "--report" not in told
+    assert "the column 'unmet' of album.csv, album.parquet" in told
+    assert "Which answers" not in end(capsys, tables, tmp_path / "report.html")
+    assert "Which answers" not in end(capsys, replace(tables, unmet=0))
 
 
 # Pictures -----------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ class RunReport:
     gone: str | None = None  # why the model could not be asked any more, if that stopped it
     waited: float | None = None  # share of the time, 0 to 1, in which the model waited for pictures, if known
     unmet: int = 0  # answers of this run that were kept though they fail the conditions, see `RetryOptions`
+    marked: tuple[Place, ...] = ()  # tables whose column `unmet` tells which those are
 
     @property
     def complete(self) -> bool:
@@ -256,21 +257,20 @@ class FolderRun:
         )  # fmt: skip
 
     def _make_outputs(self) -> list[Output]:
+        return make_outputs(self._output_options(), self._tell)
+
+    def _output_options(self) -> OutputOptions:
         marks = self._options.captions.retries.judges
-        output = replace(self._options.output, errors=self._errors, marks=marks)
-        return make_outputs(output, self._tell)
+        return replace(self._options.output, errors=self._errors, marks=marks)
 
     def _told_settings(self) -> dict[str, str]:
         """What shapes this run, for people."""
         options = self._options
-        generation = options.captions.generation
         return {
             "images": ", ".join(options.inputs),
             "captions": ", ".join(places_of(options)),
             "instructions": ", ".join(options.instructions),
             **self._model.told,
-            "beams": str(generation.num_beams),
-            "new tokens, at most": str(generation.max_new_tokens),
             **told_options(options.captions),
             "journal": str(self._journal),
         }
@@ -417,6 +417,7 @@ class FolderRun:
             problems=self._problems, seconds=seconds, stopped=self._stop.is_set(),
             too_many_errors=too_many, journal=self._journal, errors=self._errors,
             gone=self._gone, waited=self._waiting.share, unmet=self._unmet,
+            marked=self._output_options().marked,
         )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ def summary(report: RunReport) -> Iterator[str]:
     rate = report.captioned / report.seconds if report.seconds else 0.0
     yield f"{_counts(report)} In {duration(report.seconds)}{f', {speed(rate)}' if rate else ''}."
     if report.unmet:
-        yield f"Answers kept though they fail the conditions, also after the last try: {report.unmet}."
+        yield f"Answers kept though they fail the conditions: {report.unmet}."
     if report.problems:
         yield (
             f"Other problems: {report.problems}, such as folders that cannot be read and caption files that "

@@ -16,9 +16,12 @@ __all__ = ["told_options"]
 
 def told_options(options: CaptionOptions) -> dict[str, str]:
     """By what it is called; nothing of what was left as it is."""
+    generation = options.generation
     told = {
+        "beams": str(generation.num_beams or ""),
+        "new tokens, at most": str(generation.max_new_tokens or ""),
         "language": options.language or "",
-        "generation": _generation(options.generation),
+        "generation": _generation(generation),
         "clean-up": _listed(_changed(options.cleaning)),
         "conditions": _conditions(options.retries),
     }
@@ -26,7 +29,7 @@ def told_options(options: CaptionOptions) -> dict[str, str]:
 
 
 def _generation(options: GenerationOptions) -> str:
-    """But for what has a line of its own in every report."""
+    """But for what has a line of its own."""
     given = options.given()
     if options.seed is not None:
         given["seed"] = options.seed
@@ -41,7 +44,13 @@ def _conditions(options: RetryOptions) -> str:
     conditions = [f"at least {options.min_words} words"] if options.min_words else []
     if options.retry_words:
         conditions.append(f"without {', '.join(options.retry_words)}")
-    return f"{' and '.join(conditions)}; asked again {options.limit} times at most"
+    return f"{' and '.join(conditions)}; {_asked_again(options.limit)}"
+
+
+def _asked_again(limit: int) -> str:
+    if not limit:
+        return "not asked again"
+    return f"asked again {'once' if limit == 1 else f'{limit} times'} at most"
 
 
 def _changed(options: Any) -> Iterator[tuple[str, Any]]:

@@ -70,6 +70,7 @@ _WITH_REGIONS = {  # what their formats are called
     Form.REGIONS_JSON: "json",
     Form.REGIONS_JSONL: "jsonl",
 }
+_TABLES = (Form.JSONL, Form.CSV, Form.PARQUET)  # that have a column for what falls short
 _YOLO = (Form.YOLO, Form.YOLO_SEG)
 _PER_PICTURE = (Form.LABELME, *_YOLO)
 
@@ -175,6 +176,11 @@ class OutputOptions:
     def files(self) -> tuple[Form, ...]:
         """The forms with one file, or one set of files, for all pictures."""
         return tuple(form for form in self.forms if form is not Form.SIDECAR)
+
+    @property
+    def marked(self) -> tuple[Place, ...]:
+        """The tables that tell which answers fail the conditions."""
+        return tuple(self.place(form) for form in self.files if self.marks and form in _TABLES)
 
     def named_columns(self, usual: Callable[[str], str]) -> list[Column]:
         """The columns with a name each.
