@@ -7,6 +7,9 @@ is the input of an instruction that takes one, and ignored by all others. Withou
 instruction is meant. PaliGemma was trained with prompts in plain words, so its checkpoints get a text that is
 no instruction as it stands (``PROMPT``).
 
+Tokens are drawn at random where ``do_sample`` says so, or else a preset; ``temperature`` 0, which is OpenAI's
+word for no sampling, keeps a preset from it. Nobody draws by a temperature alone, which most clients send.
+
 A field that is neither OpenAI's nor an option has no effect, as most of OpenAI's have none (``user``,
 ``metadata``, ``store``, penalties); the answer lists those under ``ignored``.
 """
@@ -192,6 +195,9 @@ def _read_options(
     """The options, by the names that they have everywhere, and the fields that have no effect."""
     given = {name: value for name, value in body.items() if value is not None}
     ignored = [name for name in given if name not in _READ and name not in AnswerOptions.model_fields]
+    if given.get("preset") and "do_sample" not in given and _is_zero(given.get("temperature")):
+        given["do_sample"] = False  # whatever the preset says; without one, nothing is drawn anyway
+        del given["temperature"]
     if not _samples(given):
         ignored += [name for name in _SAMPLING if given.pop(name, None) is not None]
     options = {name: value for name, value in given.items() if name in AnswerOptions.model_fields}
@@ -208,12 +214,17 @@ def _read_options(
 
 def _samples(given: Mapping[str, Any]) -> bool:
     """Whether tokens are drawn at random, by what is said or by a preset."""
-    if given.get("do_sample") is not None or not isinstance(given.get("preset"), str):
+    preset = given.get("preset")
+    if given.get("do_sample") is not None or not isinstance(preset, str) or not preset:
         return given.get("do_sample") is True
     try:
-        return bool(find_preset(given["preset"]).generation.do_sample)
+        return bool(find_preset(preset).generation.do_sample)
     except PresetError as error:
         raise BadRequestError(str(error)) from error
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
 
 
 def _read_stop(stop: Any) -> tuple[str, ...]:

@@ -59,10 +59,16 @@ class ChatBody(AnswerOptions):
     """A chat with pictures, and any of the options; other fields have no effect.
 
     ``temperature``, ``top_p``, ``top_k`` and ``seed`` act only with ``do_sample``, or a preset that has it.
+    A ``temperature`` of 0 asks for no sampling: a preset does not draw then, and asks only once.
     """
 
     model_config = ConfigDict(extra="allow")
 
+    temperature: Annotated[float, Field(ge=0.01, le=100)] | Literal[0] | None = Field(
+        None,
+        description="With do_sample, or a preset that has it: above 1 wilder, below 1 tamer. 0, without"
+        " do_sample, is no sampling. Default: the checkpoint's own setting.",
+    )
     model: str | None = Field(
         None,
         description="One of those that /v1/models lists. If its name has an instruction, as in NAME:CAPTION,"

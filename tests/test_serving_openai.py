@@ -224,6 +224,35 @@ def test_sampling_acts_only_with_do_sample(client: Any) -> None:
         ask(client, "CAPTION", image(), temperature=0, extra_body={"do_sample": True})
 
 
+def test_an_empty_preset_is_none(client: Any) -> None:
+    expected = text(ask(client, "CAPTION", image()))
+    completion = ask(client, "CAPTION", image(), temperature=5, extra_body={"preset": ""})
+    assert text(completion) == expected
+    assert completion.ignored == ["temperature"]
+    with pytest.raises(openai.BadRequestError, match="unknown preset"):
+        ask(client, "CAPTION", image(), extra_body={"preset": " "})
+
+
+def test_a_temperature_of_0_is_no_sampling_with_a_preset_too(client: Any) -> None:
+    def answer(temperature: float | None = None, **more: Any) -> Any:
+        given = {} if temperature is None else {"temperature": temperature}
+        return ask(client, "CAPTION", image(), extra_body={"preset": "long-prompt", **more}, **given)
+
+    expected = text(answer(do_sample=False))
+    for zero in (0, 0.0):
+        completion = answer(zero, seed=-1)
+        assert text(completion) == expected
+        assert completion.ignored == ["seed"], "the temperature was obeyed"
+    with pytest.raises(openai.BadRequestError, match="do_sample"):
+        answer(0, retries=3)
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        answer(0, do_sample=True)
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        answer(-1)
+    with pytest.raises(openai.BadRequestError, match="unknown preset"):
+        ask(client, "CAPTION", image(), temperature=0, extra_body={"preset": "short"})
+
+
 def test_an_answer_ends_before_what_stops_it(client: Any) -> None:
     whole = text(ask(client, "CAPTION", image()))
     word = whole.split()[2]
