@@ -2,9 +2,9 @@
 
 ``8`` is one byte per weight and a scale per output; torch alone does it. ``4`` is nf4 with double
 quantisation (Dettmers et al. 2023, QLoRA), through bitsandbytes. In both, products are those of the model's
-dtype, or of float32, with weights made whole again, so that an answer never depends on what else is in the
-batch. That is why ``8`` is not LLM.int8(): there a column of inputs that is large in one row is treated
-otherwise in all rows.
+dtype, or of float32, with weights made whole again, so that an answer depends on what else is in the batch
+by no more than rounding. That is why ``8`` is not LLM.int8(): there a column of inputs that is large in one
+row is treated otherwise in all rows.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from .. import captioning
-from .inputs import CATEGORY, require_texts, text_output
+from .inputs import ANY_ORDER, CATEGORY, order_input, require_texts, split_in_order, text_output
 
 if TYPE_CHECKING:
     from ..captioning import MixedParts
@@ -75,6 +75,7 @@ class PromptGenFluxTextEncode(io.ComfyNode):
                     default=PROSE,
                     tooltip="What CLIP-L gets when the caption has no tags.",
                 ),
+                order_input(),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -101,10 +102,11 @@ class PromptGenFluxTextEncode(io.ComfyNode):
         guidance: float = 3.5,
         analysis_goes: str = LEAVE_OUT,
         without_tags: str = PROSE,
+        order: str = ANY_ORDER,
     ) -> Any:
         _require_flux(clip)
         require_texts(caption=caption)
-        parts = captioning.split_mixed(caption)
+        parts = split_in_order(caption, order)
         t5xxl, clip_l = texts_for_flux(parts, analysis_goes, without_tags)
         return io.NodeOutput(
             _encode(clip, t5xxl, clip_l, guidance),

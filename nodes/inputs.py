@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy
     import torch
 
+    from ..captioning import MixedParts
+
 CATEGORY = "PromptGen"
 PROMPTGEN_INSTRUCTIONS = (
     "GENERATE_TAGS",
@@ -43,6 +45,7 @@ ORDERS = [
 SAME_STEM = ["error", "full-name", "first"]
 UNDERSCORES = ["keep", "spaces", "underscores"]
 QUANTIZATIONS = ["none", "8", "4"]
+ANY_ORDER, TAGS_FIRST = "auto", "tags first"
 
 PromptGenModel = io.Custom("PROMPTGEN_MODEL")
 
@@ -248,6 +251,29 @@ def tag_inputs() -> list[Any]:
             "turn spaces into underscores.",
         ),
     ]
+
+
+def order_input() -> Any:
+    """How the parts of a mixed caption follow one another, where nobody knows what wrote it."""
+    return io.Combo.Input(
+        "order",
+        options=[ANY_ORDER, TAGS_FIRST],
+        optional=True,
+        default=ANY_ORDER,
+        tooltip="auto: found out from the text. tags first: it is a LONG_PROMPT of PaliGemma, which has its "
+        "tags before its prose in one line; what is hard to tell apart is then as at PaliGemma Captioner.",
+    )
+
+
+def split_in_order(caption: str, order: str) -> MixedParts:
+    """The parts of a mixed caption.
+
+    Raises:
+        ValueError: an order that the menu does not have.
+    """
+    if order not in (ANY_ORDER, TAGS_FIRST):
+        raise ValueError(f"order is {order!r}; it takes '{ANY_ORDER}' or '{TAGS_FIRST}'.")
+    return captioning.split_mixed(caption, tags_first=order == TAGS_FIRST)
 
 
 def text_output(name: str, *, tooltip: str, is_output_list: bool = False) -> Any:

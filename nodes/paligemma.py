@@ -133,7 +133,8 @@ def _question_inputs() -> list[Any]:
             optional=True,
             default="en",
             tooltip="Of the answers to CAPTION, DESCRIBE and VQA, as two letters: en, de, es, fr, it, ja, "
-            "zh ... Which ones a checkpoint knows depends on its training.",
+            "zh ... Which ones a checkpoint knows depends on its training. The other instructions do not "
+            "read it.",
         ),
     ]
 

@@ -19,6 +19,7 @@ from ..captioning import (
     RetryOptions,
     find_instruction,
 )
+from ..captioning.instructions import LANGUAGE_SLOT, PALIGEMMA, Instruction
 from .inputs import require_texts
 from .long_prompt import AUTO, LONG_PROMPT, NONE, LongPromptSettings
 from .model import ModelChoice
@@ -68,13 +69,20 @@ class PaliGemmaSettings(LongPromptSettings, Settings):
                 num_beams=self.num_beams, max_new_tokens=self.max_new_tokens, do_sample=False
             ),
             text_input=self.text_input if instruction.needs_input else None,
-            language=self.language.strip() or None,
+            language=self._language(instruction),
         )
         if self.preset == NONE or (self.preset == AUTO and instruction.name != "LONG_PROMPT"):
             return options
         return dataclasses.replace(
             options, generation=self._generation(), cleaning=self._cleaning(), retries=self._retries()
         )
+
+    def _language(self, instruction: Instruction) -> str | None:
+        """That of the answer. As a text input, it stays as it is while instructions are chosen that take
+        none."""
+        if LANGUAGE_SLOT not in instruction.for_family(PALIGEMMA).prompt:
+            return None
+        return self.language.strip() or None
 
     def _generation(self) -> GenerationOptions:
         return GenerationOptions(

@@ -8,7 +8,17 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import captioning
-from .inputs import CATEGORY, headed, require_texts, shown, tag_inputs, text_output
+from .inputs import (
+    ANY_ORDER,
+    CATEGORY,
+    headed,
+    order_input,
+    require_texts,
+    shown,
+    split_in_order,
+    tag_inputs,
+    text_output,
+)
 
 # The fields with a switch: those that other packs' analyzers have. "All" gives the rest as well.
 FIELDS = tuple(field for field in captioning.ANALYSIS_FIELDS if field != "image_composition")
@@ -33,7 +43,8 @@ class PromptGenSplitCaption(io.ComfyNode):
                     multiline=True,
                     default="",
                     tooltip="The answer to MIXED_CAPTION, MIXED_CAPTION_PLUS or LONG_PROMPT.",
-                )
+                ),
+                order_input(),
             ],
             outputs=[
                 text_output("prose", tooltip="The sentences; for Flux, T5-XXL's part."),
@@ -43,9 +54,9 @@ class PromptGenSplitCaption(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, caption: str) -> Any:
+    def execute(cls, caption: str, order: str = ANY_ORDER) -> Any:
         require_texts(caption=caption)
-        parts = captioning.split_mixed(caption)
+        parts = split_in_order(caption, order)
         named = {"prose": parts.prose, "tags": parts.tags, "analysis": parts.analysis}
         text = headed({name: part for name, part in named.items() if part})
         return io.NodeOutput(*named.values(), ui=shown([text]))

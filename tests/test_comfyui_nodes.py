@@ -582,6 +582,36 @@ def test_a_wrong_clip_is_named(own: Host, kind: str, named: str) -> None:
     assert "flux" in message
 
 
+@pytest.mark.parametrize(
+    ("tags", "prose"),
+    [
+        ("1girl, blue_sky", "a black cat sits on a chair. it is asleep."),
+        ("1girl, solo, blue_sky, tree", "photo of a woman at night"),
+        (
+            "1girl, solo, blue_sky",
+            "a woman stands. art style: anime, camera angle: from below, lighting: soft.",
+        ),
+    ],
+)
+def test_of_a_caption_that_begins_with_tags_the_parts_may_be_told(own: Host, tags: str, prose: str) -> None:
+    caption = f"{tags}, {prose}"
+    entry = own.run(
+        {
+            "clip": node("TestClip", kind="flux"),
+            "flux": node("PromptGenFluxTextEncode", clip=["clip", 0], caption=caption, order="tags first"),
+            "split": node("PromptGenSplitCaption", caption=caption, order="tags first"),
+            "t5": node("TestTexts", texts=["flux", 2]),
+            "l": node("TestTexts", texts=["flux", 3]),
+            "prose": node("TestTexts", texts=["split", 0]),
+            "tags": node("TestTexts", texts=["split", 1]),
+        }
+    )
+    assert entry.succeeded, entry.error
+    assert [text(entry, name) for name in ("t5", "l", "prose", "tags")] == [[prose], [tags]] * 2
+    found = split_mixed(caption)
+    assert (found.prose, found.tags) != (prose, tags)  # or nobody would have to tell
+
+
 def test_splitting_analysing_editing(own: Host) -> None:
     entry = own.run(
         {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promptgen.captioning import PRESETS, split_mixed
+from promptgen.captioning import PRESETS
 from promptgen.captioning.instructions import PALIGEMMA, instructions_of
 
 from .comfyui_host import Checkout, Entry, Host, HostError, start_host
@@ -271,14 +271,14 @@ def test_flux_gets_prose_and_tags(own: Host) -> None:
         own,
         captioner(["images", 0], seed=7, retries=0),
         clip=node("TestClip", kind="flux"),
-        flux=node("PromptGenFluxTextEncode", clip=["clip", 0], caption=["ask", 0]),
+        flux=node("PromptGenFluxTextEncode", clip=["clip", 0], caption=["ask", 0], order="tags first"),
         t5=node("TestTexts", texts=["flux", 2]),
         l=node("TestTexts", texts=["flux", 3]),
     )
-    parts = [split_mixed(caption) for caption in captions]
-    assert entry.outputs["t5"]["texts"] == [part.prose or part.tags for part in parts]
-    assert entry.outputs["l"]["texts"] == [part.tags or part.prose for part in parts]
-    assert len(prose) == len(tags) == len(NAMES)
+    parts = list(zip(prose, tags, strict=True))
+    assert len(parts) == len(captions) == len(NAMES)
+    assert entry.outputs["t5"]["texts"] == [sentences or words for sentences, words in parts]
+    assert entry.outputs["l"]["texts"] == [words or sentences for sentences, words in parts]
 
 
 def test_flux_gets_the_published_example(own: Host) -> None:
