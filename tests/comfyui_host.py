@@ -364,8 +364,12 @@ class Host:
         self.request("/interrupt", b"")
 
     def free(self, unload_models: bool = True, free_memory: bool = False) -> None:
-        """Ask the host to unload models; it does so in its own thread, a moment later."""
+        """Ask the host to unload models; it does so by itself, before prompts that are queued later."""
         self.post("/free", {"unload_models": unload_models, "free_memory": free_memory})
+        # A busy host may take up one more prompt before it heeds that.
+        size = {"width": 8, "height": 8, "batch_size": 1, "color": 0}
+        picture = {"class_type": "EmptyImage", "inputs": size}
+        self.run({"1": picture, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})
 
     def import_seconds(self) -> str:
         """What the host's own log says of the time that this pack's import took, such as ``0.0``."""
