@@ -47,8 +47,8 @@ def list_models(
 
     To add your own, write {"NAME": {"hub_id": "ORG/NAME"}}, or "folder" for "hub_id", into the JSON file that
     $PROMPTGEN_CATALOGUE names; without it that is promptgen/models.json in your settings folder (~/.config,
-    on Windows %APPDATA%, on a Mac ~/Library/Application Support). With "family": "lora" it is a LoRA adapter,
-    which the nodes offer.
+    on Windows %APPDATA%, on a Mac ~/Library/Application Support). A folder tells its family; for a PaliGemma
+    on the Hub add "family": "paligemma". With "family": "lora" it is a LoRA adapter, which the nodes offer.
     """
     configure_logging(verbose)
     with reported_errors(verbose):
@@ -167,16 +167,17 @@ def _for_each(names: Sequence[str], act: Callable[[str], bool | None], verbose: 
 
 
 def _catalogue_rows() -> list[dict[str, Any]]:
-    from ..models_cache import catalogue, find_checkpoint, known_family, local_checkpoints
+    from ..models_cache import catalogue, find_checkpoint, known_family, local_checkpoints, told_family
 
     rows = []
     for entry in catalogue().values():
         folder = find_checkpoint(entry.name)
+        told = told_family(entry.name) if folder is None else known_family(folder)
         rows.append(
             {
                 "name": entry.name,
                 "hub_id": entry.hub_id,
-                "family": entry.family if folder is None else known_family(folder) or entry.family,
+                "family": told or entry.family or None,
                 "parameters": entry.parameters,
                 "licence": entry.licence,
                 "instructions": list(entry.instructions),

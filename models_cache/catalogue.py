@@ -53,7 +53,8 @@ class CheckpointEntry:
     """One known checkpoint.
 
     ``instructions`` are those it was trained for, spelled as the model cards spell them, without brackets;
-    none if nobody knows.
+    none if nobody knows. ``family`` is empty where ``config.json`` in ``folder`` is to tell; see
+    :func:`.model_family.family_of_model`.
     ``prompts`` holds literal prompts that replace an instruction's usual one for this checkpoint.
     ``parameters`` counts the tied embedding once, and is rounded. ``aliases`` are other packs' names for it.
     """
@@ -315,11 +316,12 @@ def _read_entry(path: Path, name: str, raw: Any) -> CheckpointEntry:
     parameters = raw.get("parameters", 0)
     if not isinstance(parameters, int) or isinstance(parameters, bool) or parameters < 0:
         raise wrong("parameters", "a whole number", parameters)
-    texts = {key: raw.get(key, default) for key, default in _TEXT_DEFAULTS.items()}
+    defaults = _TEXT_DEFAULTS if folder is None else _TEXT_DEFAULTS | {"family": ""}
+    texts = {key: raw.get(key, default) for key, default in defaults.items()}
     for key, value in texts.items():
         if not isinstance(value, str):
             raise wrong(key, "a text", value)
-    usual = _FLORENCE2 if texts["family"] == "florence2" else ()
+    usual = _FLORENCE2 if raw.get("family") == "florence2" else ()
     instructions = raw.get("instructions", list(usual))
     if not isinstance(instructions, list) or not all(isinstance(item, str) for item in instructions):
         raise wrong("instructions", "a list of instruction names", instructions)
