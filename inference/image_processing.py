@@ -6,9 +6,10 @@ arithmetic that follows is the device's, which so gets a quarter of the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,10 +83,13 @@ def preprocess_images(images: Sequence[Image.Image], config: ImageProcessingConf
     return processor.normalise(torch.stack([processor.resize(image) for image in images]))
 
 
-def image_processor(folder: Path) -> ImageProcessor:
+def image_processor(folder: Path, defaults: Mapping[str, Any] | None = None) -> ImageProcessor:
     """That of the checkpoint in ``folder``, of which only the settings are read.
+
+    Args:
+        defaults: see :func:`.image_settings.image_settings`.
 
     Raises:
         CheckpointError: they are not there or cannot be read.
     """
-    return ImageProcessor(image_settings(folder))
+    return ImageProcessor(image_settings(folder, defaults))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,12 @@ class ImageProcessingConfig:
     do_normalize: bool = True
 
 
-def image_settings(folder: Path) -> ImageProcessingConfig:
+def image_settings(folder: Path, defaults: Mapping[str, Any] | None = None) -> ImageProcessingConfig:
     """Read ``processor_config.json`` or ``preprocessor_config.json`` of a checkpoint folder.
+
+    Args:
+        defaults: what holds where the file says nothing, in a family that differs there from the defaults of
+            :class:`ImageProcessingConfig`.
 
     Raises:
         CheckpointError: neither is there, or it states no size, a crop, or what no setting can be.
@@ -53,9 +58,10 @@ def image_settings(folder: Path) -> ImageProcessingConfig:
         raise CheckpointError(
             f"{path}: the picture settings state no size of height and width, but {size!r}."
         )
-    known: dict[str, Any] = {"height": size["height"], "width": size["width"]}
-    if not all(isinstance(side, int) and side >= 1 for side in known.values()):
+    sides = {"height": size["height"], "width": size["width"]}
+    if not all(isinstance(side, int) and side >= 1 for side in sides.values()):
         raise _wrong(path, "size", size, "whole numbers of pixels")
+    known: dict[str, Any] = {**(defaults or {}), **sides}
     for name in ("do_resize", "do_rescale", "do_normalize"):
         if raw.get(name) is not None:
             known[name] = raw[name]

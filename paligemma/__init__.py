@@ -12,7 +12,7 @@ from ..inference.options import GeneratedSequence, GenerationOptions
 from .configuration import PaliGemmaConfig, is_checkpoint
 
 if TYPE_CHECKING:
-    from ..inference.image_processing import image_processor
+    from .image_processing import image_processor
     from .model import PaliGemmaModel
 
 __all__ = [
@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Any:
 
         return PaliGemmaModel
     if name == "image_processor":
-        from ..inference.image_processing import image_processor
+        from .image_processing import image_processor
 
         return image_processor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

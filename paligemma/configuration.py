@@ -23,6 +23,9 @@ MAX_NEW_TOKENS = 256
 """Tokens of an answer at most, where neither the user nor ``generation_config.json`` says another number in
 ``max_new_tokens``."""
 
+IMAGE_DEFAULTS = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
+"""How pictures are normalised where no file says it: as transformers' ``SiglipImageProcessor`` does."""
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -112,7 +115,7 @@ class PaliGemmaConfig:
             config = cls(
                 vision=_vision_config(raw.get("vision_config") or {}),
                 text=text,
-                image=image_settings(folder),
+                image=image_settings(folder, IMAGE_DEFAULTS),
                 raw=raw,
                 generation=_generation(folder / "generation_config.json"),
                 image_token_id=_number(raw, "image_token_index", _number(raw, "image_token_id", 257152)),

@@ -15,7 +15,7 @@ import pytest
 from promptgen.captioning import Captioner, CaptionOptions
 from promptgen.inference import CheckpointError, GenerationOptions
 from promptgen.models_cache import ModelManager
-from promptgen.models_cache.families import family_of
+from promptgen.models_cache.families import family_of, image_processor_of
 
 from .checkpoints import copy_reference, edit_json
 from .command_line import Promptgen
@@ -154,3 +154,18 @@ def test_a_folder_run_names_all_families(promptgen: Promptgen, folder: Path, pic
         assert word in ended.stderr
     with pytest.raises(CheckpointError, match="'llava'"):
         family_of(folder)
+
+
+def test_what_is_not_stated_of_pictures_is_the_default_of_the_family(folder: Path) -> None:
+    """transformers' SiglipImageProcessor has 0.5 for all channels; Florence-2's files all state others."""
+    expected, processor = captioned(folder), image_processor_of(folder)
+
+    def silent(settings: dict[str, Any]) -> None:
+        for name in ("image_mean", "image_std", "rescale_factor", "resample", "do_normalize", "do_resize"):
+            settings.pop(name, None)
+
+    edit_json(folder / PICTURES, silent)
+    assert image_processor_of(folder) == processor
+    assert captioned(folder) == expected
+    stating(PICTURES, image_mean=0.25)(folder)
+    assert image_processor_of(folder) != processor
