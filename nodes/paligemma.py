@@ -228,7 +228,8 @@ def _cleaning_inputs() -> list[Any]:
             "remove_characters",
             optional=True,
             default=_FIRST.remove_characters,
-            tooltip="Take each of these characters out.",
+            tooltip="Take each of these characters out, but not those within a tag (fate/zero) or of a "
+            "face (;d).",
         ),
         io.String.Input(
             "remove_brackets",

@@ -105,7 +105,10 @@ class AnswerOptions(Strict):
         description="Of captions, cut a chopped end back to the last full stop or comma. Default: false.",
     )
     remove_characters: Affix | None = Field(
-        default=None, description="Take each of these characters out of captions and tags.", examples=["#@"]
+        default=None,
+        description="Take each of these characters out of captions and tags, but not those within a tag "
+        "(fate/zero) or of a face (;d).",
+        examples=["#@"],
     )
     remove_brackets: Annotated[str, Field(max_length=100)] | None = Field(
         default=None,
@@ -116,7 +119,8 @@ class AnswerOptions(Strict):
         default=None,
         ge=0,
         le=10_000,
-        description="Take words with more letters in a row out of captions and tags; 0 is off. Default: 0.",
+        description="Take words with more letters or digits in a row out of captions and tags; 0 is off. "
+        "Default: 0.",
     )
     drop_underscored: bool | None = Field(
         default=None,
