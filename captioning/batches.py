@@ -97,10 +97,11 @@ class BackOff:
 
 
 def _out_of_memory(device: torch.device, reason: str) -> str:
-    ways_out = "a smaller model, quantization 4 or 8, fewer beams (num_beams) or shorter answers "
+    bits = "8" if device.type == "mps" else "8 or 4"
+    ways_out = f"a smaller model, quantization {bits}, fewer beams (num_beams) or shorter answers "
     ways_out += "(max_new_tokens)"
     if device.type == "cpu":
         ways_out = f"Close other programs, or choose {ways_out}."
     else:
-        ways_out = f"Choose dtype fp16 or bf16, {ways_out}, or the device cpu."
+        ways_out = f"Choose dtype auto where it is fp32, {ways_out}, or the device cpu."
     return f"{device} has not enough memory even for one picture at a time. {ways_out} ({reason})"

@@ -102,8 +102,8 @@ def describe(error: BaseException) -> str | None:
         return str(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's; naming the class would import torch
         return (
-            f"out of memory on the device: {str(error).splitlines()[0]} Use a smaller --batch-size, "
-            "--dtype fp16, a smaller model, or --device cpu."
+            f"out of memory on the device: {str(error).splitlines()[0].rstrip('.')}. Use --quantization 8 or "
+            "4, a smaller --batch-size, --dtype auto where it is fp32, a smaller model, or --device cpu."
         )
     if isinstance(error, ModuleNotFoundError):
         return (

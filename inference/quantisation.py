@@ -69,7 +69,7 @@ def check_quantization(quantization: str, device: str, dtype: str) -> None:
     if dtype == "int8":
         raise ValueError(
             f"dtype int8 (--fast) and quantization {quantization} are two ways to the same end. Choose "
-            "quantization none with int8, or another dtype: auto, fp32, fp16 or bf16."
+            "quantization none with int8, which only Florence-2 takes, or another dtype: auto, fp32 or bf16."
         )
     kind = device.partition(":")[0]
     if kind not in _DEVICES[quantization]:
