@@ -266,6 +266,14 @@ def test_an_answer_that_is_kept_though_it_falls_short_says_so(own: Host) -> None
     assert all(told.startswith("Kept: ") for told in entry.texts("ask"))  # asked once
 
 
+def test_a_language_stays_where_it_is_while_an_instruction_is_chosen_that_takes_none(own: Host) -> None:
+    answers = [
+        outputs(own, captioner(["images", 0], language=language, preset="none", max_new_tokens=12))[1]
+        for language in ("en", "de")
+    ]
+    assert answers[0] == answers[1]
+
+
 def test_flux_gets_prose_and_tags(own: Host) -> None:
     entry, (captions, prose, tags) = outputs(
         own,
