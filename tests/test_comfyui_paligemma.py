@@ -22,6 +22,7 @@ pytestmark = pytest.mark.comfyui
 COMPANION = Path(__file__).parent / "comfyui_companion"
 WITH_COMPANION = ["--whitelist-custom-nodes", "promptgen-tagger", "companion"]
 TINY, TINY_2, DETECTING = "tiny one", "tiny-2", "detecting"
+LISTED = "mypali"  # in the catalogue of the user alone
 ABSENT = "paligemma-longprompt-v1-safetensors"
 LONG = {"max_position_embeddings": 2048}  # places for long answers
 NAMES = ("one.png", "two.png", "three.png")
@@ -84,7 +85,10 @@ def own(
     shutil.copytree(album, base / "input")
     for name, folder in checkpoints.items():
         shutil.copytree(folder, base / "models" / "LLM" / name)
-    with start_host(comfyui_checkout, base, arguments=WITH_COMPANION) as running:
+    catalogue = base / "models.json"
+    catalogue.write_text(json.dumps({LISTED: {"folder": str(checkpoints[TINY])}}), encoding="utf-8")
+    environment = {"PROMPTGEN_CATALOGUE": str(catalogue)}
+    with start_host(comfyui_checkout, base, arguments=WITH_COMPANION, environment=environment) as running:
         yield running
 
 
@@ -438,11 +442,11 @@ def test_menus_offer_what_their_nodes_can_use(own: Host) -> None:
         return set(info["required"]["checkpoint"][1]["options"])
 
     published = "paligemma-longprompt-v1-safetensors"
-    assert {published, TINY, TINY_2} <= menu("PromptGenPaliGemma")
+    assert {published, TINY, TINY_2, LISTED} <= menu("PromptGenPaliGemma")
     assert not {"demo", "Florence-2-base-PromptGen-v2.0"} & menu("PromptGenPaliGemma")
     for kind in ("PromptGenTagger", "PromptGenCaptions", "PromptGenVision", "PromptGenCaptionFolder"):
         assert "demo" in menu(kind)
-        assert not {published, TINY, TINY_2} & menu(kind)
+        assert not {published, TINY, TINY_2, LISTED} & menu(kind)
     assert {published, TINY, TINY_2, "demo"} <= menu("PromptGenModelLoader")
     instructions = own.object_info("PromptGenPaliGemma")["input"]["required"]["instruction"][1]["options"]
     assert sorted(instructions) == sorted(instructions_of(PALIGEMMA))
