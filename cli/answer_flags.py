@@ -103,7 +103,7 @@ class PlaceFlags:
             metavar="N",
             min=1,
             help="The most answers to compute at a time. Default: as many as the device's memory takes, up "
-            "to 8 on a CPU and 64 on a GPU. It changes no answer.",
+            "to 8 on a CPU and 64 on a GPU. In fp32 it changes no answer.",
             rich_help_panel=DEVICE,
         ),
     ] = None
@@ -193,6 +193,8 @@ class AnswerFlags(QuestionFlags, DeviceFlags, _OneModel):
             ensure_adapter(name, offline=self.offline, progress=self.watched)
 
     def _check_loras(self) -> None:
+        if not self.lora:
+            return
         from ..models_cache import shared_manager
 
         try:

@@ -122,3 +122,19 @@ def test_a_lora_that_is_not_offered_is_told(host: Host, names: list[str], lora: 
     assert entry.error is not None
     assert f"There is no LoRA '{lora}' here" in entry.error["exception_message"]
     assert names[0] in entry.error["exception_message"]
+
+
+def test_a_paligemma_takes_none_which_is_told_before_it_is_downloaded(host: Host, names: list[str]) -> None:
+    entry = host.run(
+        {
+            "lora": node("PromptGenLora", lora=names[0], strength=1.0),
+            "model": node(
+                "PromptGenModelLoader", checkpoint="paligemma-longprompt-v1-safetensors", lora=["lora", 0]
+            ),
+            "image": node("EmptyImage", width=64, height=64, batch_size=1, color=0),
+            "tag": node("PromptGenTagger", image=["image", 0], instruction="CAPTION", checkpoint="demo",
+                        model=["model", 0]),
+        }
+    )  # fmt: skip
+    assert entry.error is not None
+    assert "LoRA adapters go with Florence-2" in entry.error["exception_message"]
