@@ -152,7 +152,7 @@ def _model(one: ModelId, loaded: list[LoadedInfo], created: int) -> dict[str, An
     """What a list of models says about one."""
     captioner = one.model.captioner
     known = one.model.instructions if one.instruction is None else (one.instruction.name,)
-    names = {one.model.name.casefold(), PurePath(one.model.name).name.casefold()}
+    names = {one.model.base_name.casefold(), PurePath(one.model.base_name).name.casefold()}
     with_adapters = any(strength for _, strength in captioner.loras)
     return {
         "id": str(one),

@@ -97,6 +97,11 @@ def test_a_model_is_called_with_its_bits_and_without(client: httpx.Client, pictu
     assert found["quantization"] == ("none" if "none" in name else "8")
 
 
+def test_one_that_is_told_apart_by_its_bits_is_said_to_be_loaded(client: httpx.Client, picture: Path) -> None:
+    assert captions(client, picture, model="demo@8")["text"]
+    assert client.get("/v1/models/demo@8").json()["loaded"] is True
+
+
 def test_of_other_bits_than_its_own_it_is_not_called(client: httpx.Client, picture: Path) -> None:
     for name in ("tiny-paligemma@4", "tiny-paligemma@none", "demo@4"):
         answer = client.post("/v1/captions", json={"image": encoded(picture), "model": name})
