@@ -378,7 +378,7 @@ def not_trained(choice: ModelChoice, instruction: str) -> str:
     """What to say on the node of a model that does not know the task; nothing if it does, or if it has learnt
     who knows what from LoRAs."""
     entry = find_entry(choice.checkpoint)
-    if entry is None or instruction in entry.instructions or choice.loras:
+    if entry is None or not entry.instructions or instruction in entry.instructions or choice.loras:
         return ""
     better = "Florence-2-DocVQA" if instruction == "DOCVQA" else DEFAULT_REGION_MODEL
     return f"{entry.name} was not trained on {instruction}: its answer may make no sense. {better} was."

@@ -333,6 +333,16 @@ def test_what_it_detects_is_at_the_vision_node(own: Host, command: Any) -> None:
     assert seen == [record["regions"] for record in records]
 
 
+def test_nobody_says_what_an_entry_of_the_users_own_was_not_trained_on(own: Host) -> None:
+    see = node(
+        "PromptGenVision", image=["images", 0], checkpoint="demo", task="OPEN_VOCABULARY_DETECTION",
+        text_input="cat", select="", threshold=0.0, num_beams=1, max_new_tokens=4, model=["load", 0],
+    )  # fmt: skip
+    load = node("PromptGenModelLoader", checkpoint=LISTED)
+    entry, _ = outputs(own, captioner(["images", 0], preset="none", max_new_tokens=4), load=load, see=see)
+    assert "was not trained on" not in "".join(entry.texts("see"))
+
+
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
