@@ -70,7 +70,10 @@ def checkpoint_names(family: str | None = None) -> list[str]:
     found = {name: _local_family(folder) for name, folder in models_cache.local_checkpoints().items()}
     local = {name: its for name, its in found.items() if its is not None}
     try:
-        known = {name: models_cache.family_of_model(name) for name in models_cache.catalogue()}
+        known = {  # what is told is not looked for on the disk: menus are made while ComfyUI starts
+            name: entry.family or models_cache.family_of_model(name)
+            for name, entry in models_cache.catalogue().items()
+        }
     except models_cache.CatalogueError as error:
         known = {}  # the nodes must still appear; running one raises this error
         _tell_once(f"{error} The checkpoint menus lack the catalogue until it is mended.")
